@@ -1,0 +1,98 @@
+"""What the scripts share: recipes, one-sentence errors, whole files."""
+
+import difflib
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser
+
+from aucseg_hf.errors import InputError
+
+
+def run(main: Callable[[list[str]], None]) -> int:
+    """Runs a script's main function.
+
+    Returns:
+        The exit status: 0, or 2 after printing the sentence of an `InputError`.
+    """
+    try:
+        main(sys.argv[1:])
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parse_with_recipe(
+    types: Sequence[type],
+    arguments: Sequence[str],
+    defaults: Mapping[str, Any],
+    default_recipe: Callable[[Sequence[str]], Path | None],
+) -> tuple[Any, ...]:
+    """Parses `[RECIPE.yaml] [--name value ...]` into dataclasses; the command line wins over the recipe.
+
+    Args:
+        types: Argument dataclasses.
+        arguments: The command line without the program's name.
+        defaults: The script's defaults, weaker than the recipe.
+        default_recipe: Given the arguments, names the recipe to use when none stands first.
+
+    Returns:
+        One instance of each type.
+
+    Raises:
+        InputError: If the recipe cannot be read or has an unknown key, or a value is refused.
+    """
+    arguments = list(arguments)
+    if arguments and not arguments[0].startswith("-"):
+        recipe: Path | None = Path(arguments.pop(0))
+    else:
+        recipe = default_recipe(arguments)
+    parser = HfArgumentParser(types)
+    names = [field.name for kind in types for field in fields(kind) if field.init]
+    parser.set_defaults(**defaults)
+    if recipe is not None:
+        parser.set_defaults(**read_recipe(recipe, names))
+    try:
+        return parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
+    except (ValueError, TypeError) as error:
+        raise InputError(str(error)) from error
+
+
+def read_recipe(path: Path, names: Sequence[str]) -> dict[str, Any]:
+    """Reads a YAML recipe of argument names and values.
+
+    Raises:
+        InputError: If the file is no YAML mapping or has a key that is not in `names`.
+    """
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(f"cannot read the recipe {path}: {error}") from error
+    if not isinstance(recipe, dict):
+        raise InputError(f"expected `name: value` lines in the recipe {path}")
+    for key in recipe:
+        if key not in names:
+            nearest = difflib.get_close_matches(str(key), names, n=1)
+            hint = f", did you mean {nearest[0]!r}?" if nearest else ""
+            raise InputError(f"unknown key {key!r} in the recipe {path}{hint}")
+    return recipe
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Gives a temporary name beside `path`, renamed to it only when the block ends without an error."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.part{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,19 @@
+"""From records on disk or drawn on the fly to batches of tensors."""
+
+from aucseg_hf.data.augment import TrainAugmentation
+from aucseg_hf.data.benchmarks import Benchmark, BenchmarkInfo, load_benchmark
+from aucseg_hf.data.dataset import SegmentationDataset, collate
+from aucseg_hf.data.labels import VOID, LabelRule
+from aucseg_hf.data.statistics import ClassStatistics
+
+__all__ = [
+    "VOID",
+    "Benchmark",
+    "BenchmarkInfo",
+    "ClassStatistics",
+    "LabelRule",
+    "SegmentationDataset",
+    "TrainAugmentation",
+    "collate",
+    "load_benchmark",
+]

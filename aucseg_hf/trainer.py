@@ -1,0 +1,308 @@
+"""AUCSegTrainer: transformers' Trainer with the pixel AUC loss, the memory bank and exact evaluation."""
+
+import math
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, Trainer, TrainerCallback
+from transformers.trainer_utils import EvalLoopOutput
+from transformers.utils import logging
+
+from aucseg_hf.configuration_aucseg import BANK_KEYS, LOSS_KEYS, resolve_settings
+from aucseg_hf.data.dataset import collate
+from aucseg_hf.data.statistics import ClassStatistics
+from aucseg_hf.errors import InputError
+from aucseg_hf.losses import SegmentationLoss
+from aucseg_hf.memory_bank import TailMemoryBank
+from aucseg_hf.metrics import SegmentationMetrics
+from aucseg_hf.training_args import AUCSegTrainingArguments
+
+logger = logging.get_logger(__name__)
+
+
+class AUCSegTrainer(Trainer):
+    """Trains any transformers semantic segmentation model with ce_weight * CE + auc_weight * AUC.
+
+    In training only, the memory bank pastes stored tail objects into images that lack them. Evaluation
+    streams: a confusion matrix and score histograms are kept, never logits. The settings in force are
+    written to `model.config.aucseg`, so that every checkpoint records them.
+
+    Args:
+        model: A model with `.logits` [B, K, h, w] in its output.
+        args: Arguments; method settings left at None are taken from `model.config.aucseg`.
+        class_statistics: Gives head, middle and tail for the report, and the bank's tail classes where
+            neither `args` nor the model's configuration names them.
+        data_collator: By default `aucseg_hf.data.collate`.
+        **kwargs: Everything `transformers.Trainer` takes.
+
+    Attributes:
+        bank: The `TailMemoryBank`, or None.
+        last_evaluation: What `SegmentationMetrics.compute` returned last, per-class arrays included.
+
+    Raises:
+        InputError: If a setting is out of range or a tail class does not exist.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: AUCSegTrainingArguments,
+        class_statistics: ClassStatistics | None = None,
+        data_collator: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        config = model.config
+        settings = {**(getattr(config, "aucseg", None) or {}), **args.method_settings()}
+        if not settings.get("tail_classes") and class_statistics is not None:
+            settings["tail_classes"] = class_statistics.tail_classes
+        settings["tail_classes"] = [
+            _class_id(config, name) for name in settings.get("tail_classes") or []
+        ]
+        config.aucseg = settings = resolve_settings(settings, config.num_labels)
+
+        super().__init__(model=model, args=args, data_collator=data_collator or collate, **kwargs)
+        # Segmentation models accept and ignore `num_items_in_batch`; Trainer would then not divide the
+        # loss under gradient accumulation and multiply it under data parallelism.
+        self.model_accepts_loss_kwargs = False
+
+        self.ignore_index = ignore_index_of(config)
+        self.segmentation_loss = SegmentationLoss(
+            **{key: settings[key] for key in LOSS_KEYS},
+            label_smoothing=args.label_smoothing_factor,
+            ignore_index=self.ignore_index,
+        )
+        self.bank: TailMemoryBank | None = None
+        if args.memory_bank and settings["tail_classes"]:
+            self.bank = TailMemoryBank(
+                **{key: settings[key] for key in BANK_KEYS},
+                num_labels=config.num_labels,
+                ignore_index=self.ignore_index,
+                # Ranks see different images, so they keep different objects.
+                seed=args.seed + args.process_index,
+            )
+        self.groups = (
+            class_statistics.groups
+            if class_statistics is not None
+            else {"head": [], "middle": [], "tail": settings["tail_classes"]}
+        )
+        self.last_evaluation: dict[str, Any] | None = None
+        self._metrics: SegmentationMetrics | None = None
+        self._terms: dict[str, torch.Tensor | float] = defaultdict(float)
+        self._terms_weight = 0.0
+        if hasattr(self.train_dataset, "set_epoch"):
+            self.add_callback(_EpochCallback(self.train_dataset))
+
+    # Training
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
+        """Computes the combined loss of one batch, after the bank's pasting while training.
+
+        Args:
+            model: The model, wrapped or not.
+            inputs: `pixel_values` [B, 3, H, W] and `labels` [B, H, W].
+            return_outputs: Whether to return the model's output beside the loss.
+            num_items_in_batch: Unused, the loss is a mean over the batch.
+
+        Returns:
+            The loss, a scalar, and with `return_outputs` the model's output.
+        """
+        pixel_values, labels = inputs["pixel_values"], inputs["labels"]
+        if model.training and self.bank is not None:
+            clean = labels
+            pixel_values, labels = self.bank(pixel_values, labels)
+            self._record(pasted_share=(labels != clean).float().mean())
+        outputs = model(pixel_values=pixel_values)
+        terms = self.segmentation_loss(outputs.logits, labels)
+        if model.training:
+            self._record(loss_ce=terms.ce, loss_auc=terms.auc)
+            self._terms_weight += 1 / self.current_gradient_accumulation_steps
+        return (terms.loss, outputs) if return_outputs else terms.loss
+
+    def _record(self, **terms: torch.Tensor) -> None:
+        for name, value in terms.items():
+            self._terms[name] += value.detach() / self.current_gradient_accumulation_steps
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the loss terms since the last log line, averaged over steps and ranks."""
+        if "loss" in logs and self._terms_weight:
+            for name, total in self._terms.items():
+                mean = self.accelerator.gather(total / self._terms_weight).mean().item()
+                logs[name] = mean
+            if self.bank is not None:
+                logs["bank_entries"] = len(self.bank)
+            self._terms.clear()
+            self._terms_weight = 0.0
+        super().log(logs, start_time)
+
+    # Evaluation
+
+    def evaluation_loop(
+        self,
+        dataloader: torch.utils.data.DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Runs Trainer's loop with a streaming `SegmentationMetrics`, summed over ranks at the end."""
+        self._metrics = SegmentationMetrics(
+            self.model.config.num_labels, ignore_index=self.ignore_index, groups=self.groups
+        )
+        output = super().evaluation_loop(
+            dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+        )
+        if self.args.world_size > 1:
+            self._metrics.all_reduce()
+        self.last_evaluation = self._metrics.compute()
+        scalars = {
+            name: float(value)
+            for name, value in self.last_evaluation.items()
+            if isinstance(value, float) and not math.isnan(value)
+        }
+        for class_id, iou in enumerate(self.last_evaluation["per_category_iou"]):
+            if not math.isnan(iou):
+                scalars[f"iou_{self.model.config.id2label[class_id]}"] = float(iou)
+        output.metrics.update({f"{metric_key_prefix}_{k}": v for k, v in scalars.items()})
+        return output
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor | list[torch.Tensor]],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Evaluates one batch at its native size and counts it into the running metrics."""
+        inputs = self._prepare_inputs(inputs)
+        count = self._samples_to_count(len(inputs["labels"]))
+        losses = []
+        for part in _batches_of_one_size(inputs):
+            with torch.no_grad(), self.compute_loss_context_manager():
+                loss, outputs = self.compute_loss(model, part, return_outputs=True)
+            losses.append(loss.detach())
+            kept = min(count, len(part["labels"]))
+            count -= kept
+            if kept:
+                self._metrics.update(outputs.logits[:kept], part["labels"][:kept])
+        loss = torch.stack(losses).mean()
+        if prediction_loss_only:
+            return loss, None, None
+        return loss, outputs.logits.detach(), part["labels"]
+
+    def _samples_to_count(self, batch_size: int) -> int:
+        """How many samples of this rank's batch are not repeats that fill up the last global batch."""
+        state = self.accelerator.gradient_state
+        if not state.end_of_dataloader or state.remainder <= 0:
+            return batch_size
+        return max(0, min(batch_size, state.remainder - self.args.process_index * batch_size))
+
+    # Checkpoints
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
+        if not self._load_weights(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if not self._load_weights(self.state.best_model_checkpoint):
+            super()._load_best_model()
+
+    def _load_weights(self, checkpoint: str) -> bool:
+        """Loads weights the way `from_pretrained` does, which knows the key names that were saved.
+
+        Trainer's own loading matches raw key names non-strictly: of SegFormer's it finds 8 in 124.
+
+        Returns:
+            Whether it did; sharded and foreign models are left to Trainer.
+        """
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled or not isinstance(model, PreTrainedModel):
+            return False
+        saved = type(model.config).from_pretrained(checkpoint)
+        if saved.num_labels != model.config.num_labels:
+            raise InputError(
+                f"checkpoint {checkpoint} has {saved.num_labels} classes but the model has "
+                f"{model.config.num_labels}: choose another output_dir"
+            )
+        loaded = type(model).from_pretrained(checkpoint, config=model.config)
+        model.load_state_dict(loaded.state_dict(), strict=True)
+        return True
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.bank is not None:
+            # Another rank can arrive before the main one has made the folder.
+            os.makedirs(output_dir, exist_ok=True)
+            torch.save(self.bank.state_dict(), _bank_file(output_dir, self.args.process_index))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None or self.bank is None:
+            return
+        ranks = len(list(Path(checkpoint).glob("memory_bank_*.pt")))
+        if not ranks:
+            logger.warning("%s holds no memory bank: the bank starts empty", checkpoint)
+            return
+        states = [torch.load(_bank_file(checkpoint, rank), weights_only=True) for rank in range(ranks)]
+        if ranks != self.args.world_size:
+            logger.warning(
+                "%s was saved by %d processes and is resumed by %d: the banks' entries are dealt anew",
+                checkpoint,
+                ranks,
+                self.args.world_size,
+            )
+            states = TailMemoryBank.redistribute(states, self.args.world_size)
+        self.bank.load_state_dict(states[self.args.process_index])
+
+
+class _EpochCallback(TrainerCallback):
+    """Tells the training set its epoch, which decides its augmentation."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.dataset.set_epoch(int(state.epoch or 0))
+
+
+def ignore_index_of(config: Any) -> int:
+    """The label that a model's configuration ignores; UPerNet has its own name for it."""
+    for name in ("semantic_loss_ignore_index", "loss_ignore_index"):
+        if hasattr(config, name):
+            return getattr(config, name)
+    return 255
+
+
+def _class_id(config: Any, name_or_id: str | int) -> int:
+    for class_id, name in config.id2label.items():
+        if name == name_or_id:
+            return int(class_id)
+    try:
+        return int(name_or_id)
+    except ValueError:
+        names = list(config.id2label.values())
+        raise InputError(f"tail class {name_or_id!r} does not exist: expected one of {names}") from None
+
+
+def _bank_file(folder: str, rank: int) -> str:
+    return os.path.join(folder, f"memory_bank_{rank}.pt")
+
+
+def _batches_of_one_size(inputs: dict[str, Any]) -> Iterator[dict[str, torch.Tensor]]:
+    if isinstance(inputs["labels"], torch.Tensor):
+        yield inputs
+        return
+    for pixel_values, labels in zip(inputs["pixel_values"], inputs["labels"], strict=True):
+        yield {"pixel_values": pixel_values[None], "labels": labels[None]}

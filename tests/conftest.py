@@ -1,0 +1,80 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from aucseg_hf import AUCSegConfig, AUCSegForSemanticSegmentation
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def shared_folder() -> Path:
+    return Path(os.environ.get("AUCSEG_SHARED", ROOT.parent / "shared"))
+
+
+@pytest.fixture(scope="session")
+def camvid() -> Path:
+    folder = shared_folder() / "data" / "camvid"
+    if not folder.is_dir():
+        pytest.skip(f"CamVid is not in {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mobilenet() -> Path:
+    folder = shared_folder() / "weights" / "mobilenet_v2_imagenet"
+    if not folder.is_dir():
+        pytest.skip(f"MobileNetV2 weights are not in {folder}")
+    return folder
+
+
+def tiny_config(num_labels: int = 4, **kwargs) -> AUCSegConfig:
+    return AUCSegConfig(
+        num_labels=num_labels,
+        depths=[1, 1, 1, 1],
+        hidden_sizes=[8, 8, 16, 16],
+        num_attention_heads=[1, 1, 2, 2],
+        decoder_hidden_size=16,
+        hidden_dropout_prob=0.0,
+        classifier_dropout_prob=0.0,
+        drop_path_rate=0.0,
+        **kwargs,
+    )
+
+
+@pytest.fixture
+def tiny_model() -> AUCSegForSemanticSegmentation:
+    torch.manual_seed(0)
+    return AUCSegForSemanticSegmentation(tiny_config())
+
+
+def write_pairs(folder: Path, num_train: int = 6, num_val: int = 3, size=(48, 40)) -> Path:
+    """A folder of pairs with four classes: vertical bands, and a square of class 3 in every third."""
+    (folder / "id2label.json").parent.mkdir(parents=True, exist_ok=True)
+    (folder / "id2label.json").write_text('{"0": "sky", "1": "road", "2": "car", "3": "sign"}')
+    rng = np.random.default_rng(0)
+    width, height = size
+    for split, count in (("train", num_train), ("val", num_val)):
+        for part in ("images", "labels"):
+            (folder / split / part).mkdir(parents=True)
+        for i in range(count):
+            label = np.zeros((height, width), np.uint8)
+            label[:, width // 3 :] = 1
+            label[:, 2 * width // 3 :] = 2
+            label[0] = 255
+            if i % 3 == 0:
+                label[10:14, 5:9] = 3
+            colors = np.array([[80, 120, 220], [90, 90, 90], [200, 30, 30], [250, 240, 20]])
+            image = colors[np.where(label == 255, 0, label)] + rng.integers(-20, 20, (*label.shape, 3))
+            image = image.clip(0, 255).astype(np.uint8)
+            PIL.Image.fromarray(image).save(folder / split / "images" / f"{i:03}.jpg", quality=95)
+            PIL.Image.fromarray(label).save(folder / split / "labels" / f"{i:03}.png")
+    return folder
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    return write_pairs(tmp_path / "data")
