@@ -62,11 +62,13 @@ def predict(
         pixels = image_processor(images=image.convert("RGB"), return_tensors="pt", **options)
         pixels = pixels["pixel_values"].to(model.device, model.dtype)
         size = (image.height, image.width)
-        scores = sum(
-            _scores(model, view, size, window_size, step, mirrored)
+        views = [
+            _logits(model, view, size, window_size, step, mirrored)
             for view in _rescaled(pixels, scales)
             for mirrored in ((False, True) if flip else (False,))
-        )
+        ]
+        # A single view needs no softmax, whose rounding could make ties.
+        scores = views[0] if len(views) == 1 else sum(view.softmax(dim=0) for view in views)
         ids = scores.argmax(dim=0).cpu().numpy()
         maps.append(ids.astype(np.uint8 if scores.shape[0] <= 256 else np.uint16))
     return maps
@@ -88,7 +90,7 @@ def _rescaled(pixels: torch.Tensor, scales: Sequence[float]) -> Iterator[torch.T
             yield interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=True)
 
 
-def _scores(
+def _logits(
     model: PreTrainedModel,
     pixels: torch.Tensor,
     size: tuple[int, int],
@@ -96,7 +98,7 @@ def _scores(
     stride: tuple[int, int] | None,
     mirrored: bool,
 ) -> torch.Tensor:
-    """Softmax scores, float32 [K, *size], of one view [1, 3, h, w] of an image."""
+    """Logits, float32 [K, *size], of one view [1, 3, h, w] of an image."""
     if mirrored:
         pixels = pixels.flip(-1)
     if window is None:
@@ -105,8 +107,7 @@ def _scores(
         logits = _slide(model, pixels, window, stride)
         if logits.shape[-2:] != size:
             logits = interpolate(logits, size=size, mode="bilinear", align_corners=False)
-    scores = logits[0].softmax(dim=0)
-    return scores.flip(-1) if mirrored else scores
+    return logits[0].flip(-1) if mirrored else logits[0]
 
 
 def _upsampled_logits(

@@ -15,55 +15,32 @@ from aucseg_hf.errors import InputError
 VOID_COLOR = (0, 0, 0)
 # Okabe and Ito's colours for all kinds of colour vision, without black, which stands for void.
 _SAFE_COLORS = np.array(
-    [
-        (0, 114, 178),
-        (230, 159, 0),
-        (0, 158, 115),
-        (213, 94, 0),
-        (86, 180, 233),
-        (204, 121, 167),
-        (240, 228, 66),
-    ],
+    [[0, 114, 178], [230, 159, 0], [0, 158, 115], [213, 94, 0]]
+    + [[86, 180, 233], [204, 121, 167], [240, 228, 66]],
     dtype=np.uint8,
 )
-# Machado, Oliveira and Fernandes (2009): linear RGB as seen without red, green or blue cones.
-_VISIONS = (
-    np.eye(3),
-    np.array(
-        [
-            (0.152286, 1.052583, -0.204868),
-            (0.114503, 0.786281, 0.099216),
-            (-0.003882, -0.048116, 1.051998),
-        ]
-    ),
-    np.array(
-        [
-            (0.367322, 0.860646, -0.227968),
-            (0.280085, 0.672501, 0.047413),
-            (-0.011820, 0.042940, 0.968881),
-        ]
-    ),
-    np.array(
-        [
-            (1.255528, -0.076749, -0.178779),
-            (-0.078411, 0.930809, 0.147602),
-            (0.004733, 0.691367, 0.303900),
-        ]
-    ),
+# Linear RGB as seen by normal eyes and without red, green or blue cones (Machado, Oliveira and
+# Fernandes 2009).
+_VISIONS = np.reshape(
+    [1, 0, 0, 0, 1, 0, 0, 0, 1]
+    + [0.152286, 1.052583, -0.204868, 0.114503, 0.786281, 0.099216, -0.003882, -0.048116, 1.051998]
+    + [0.367322, 0.860646, -0.227968, 0.280085, 0.672501, 0.047413, -0.011820, 0.042940, 0.968881]
+    + [1.255528, -0.076749, -0.178779, -0.078411, 0.930809, 0.147602, 0.004733, 0.691367, 0.303900],
+    (4, 3, 3),
 )
-# Ottosson (2020): linear RGB to cone responses, and their cube roots to OKLab.
+# Linear RGB to cone responses, and their cube roots to OKLab (Ottosson 2020).
 _RGB_TO_CONES = np.array(
     [
-        (0.4122214708, 0.5363325363, 0.0514459929),
-        (0.2119034982, 0.6806995451, 0.1073969566),
-        (0.0883024619, 0.2817188376, 0.6299787005),
+        [0.4122214708, 0.5363325363, 0.0514459929],
+        [0.2119034982, 0.6806995451, 0.1073969566],
+        [0.0883024619, 0.2817188376, 0.6299787005],
     ]
 )
 _CONES_TO_OKLAB = np.array(
     [
-        (0.2104542553, 0.7936177850, -0.0040720468),
-        (1.9779984951, -2.4285922050, 0.4505937099),
-        (0.0259040371, 0.7827717662, -0.8086757660),
+        [0.2104542553, 0.7936177850, -0.0040720468],
+        [1.9779984951, -2.4285922050, 0.4505937099],
+        [0.0259040371, 0.7827717662, -0.8086757660],
     ]
 )
 _ROWS_PER_COLUMN = 52
@@ -166,17 +143,21 @@ def overlay(
     if not 0 <= alpha <= 1:
         raise InputError(f"expected alpha in 0..1, got {alpha}")
     image = _as_rgb(image)
-    label_map = np.asarray(label_map)
-    if label_map.shape != (image.height, image.width):
-        raise InputError(
-            f"expected a label map of the image's size {[image.height, image.width]}, "
-            f"got {list(label_map.shape)}"
-        )
+    _check_size(image, label_map)
     blended = Image.blend(image, colorize(label_map, colors), alpha)
     return Image.composite(image, blended, Image.fromarray(_is_void(label_map, colors)))
 
 
+def _check_size(image: Image.Image, label_map: np.ndarray) -> None:
+    if np.shape(label_map) != (image.height, image.width):
+        raise InputError(
+            f"expected a label map of the image's size {[image.height, image.width]}, "
+            f"got {list(np.shape(label_map))}"
+        )
+
+
 def _is_void(label_map: np.ndarray, colors: np.ndarray) -> np.ndarray:
+    label_map = np.asarray(label_map)
     return (label_map < 0) | (label_map >= len(colors))
 
 
@@ -234,7 +215,9 @@ def plot_class_iou(
         if len(columns[-1]) >= height - is_headline:
             columns.append([])
         columns[-1].append(row)
-    figure = Figure(figsize=(max(6.0, 4.2 * len(columns)), 0.9 + 0.19 * height), layout="constrained")
+    figure = Figure(
+        figsize=(max(6.0, 4.2 * len(columns)), 0.9 + 0.19 * height), layout="constrained"
+    )
     figure.suptitle(title, fontsize=11)
     axes = figure.subplots(1, len(columns), squeeze=False)[0]
     for column, axis in zip(columns, axes, strict=True):
@@ -351,7 +334,8 @@ def sample_grid(
         A figure with one row per image.
 
     Raises:
-        InputError: There are no images, or not as many labels and predictions as images.
+        InputError: There are no images, not as many labels and predictions as images, or a map has
+            another size than its image.
     """
     if not images or not len(images) == len(labels) == len(predictions):
         raise InputError(
@@ -359,6 +343,9 @@ def sample_grid(
             f"got {len(images)}, {len(labels)} and {len(predictions)}"
         )
     pictures = [_as_rgb(image) for image in images]
+    for maps in (labels, predictions):
+        for picture, label_map in zip(pictures, maps, strict=True):
+            _check_size(picture, label_map)
     width = 3.2
     heights = [width * picture.height / picture.width for picture in pictures]
 
@@ -373,7 +360,7 @@ def sample_grid(
     longest = max(len(handle.get_label()) for handle in handles)
     # Eight-point text is about 0.065 inch a letter; a box with its gaps takes half an inch.
     legend_columns = min(len(handles), int(3 * width / (0.5 + 0.065 * longest)))
-    legend_height = 0.2 * math.ceil(len(handles) / legend_columns) + 0.2
+    legend_height = 0.175 * math.ceil(len(handles) / legend_columns) + 0.2
 
     figure = Figure(figsize=(3 * width, sum(heights) + legend_height + 0.3), layout="constrained")
     axes = figure.subplots(len(pictures), 3, squeeze=False, height_ratios=heights)

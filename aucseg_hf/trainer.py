@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel, Trainer, TrainerCallback
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from transformers.utils import logging
 
 from aucseg_hf.configuration_aucseg import BANK_KEYS, LOSS_KEYS, resolve_settings
@@ -23,6 +24,9 @@ from aucseg_hf.metrics import SegmentationMetrics
 from aucseg_hf.training_args import AUCSegTrainingArguments
 
 logger = logging.get_logger(__name__)
+
+# Of what SegmentationMetrics measures, what is short enough for a log line; groups included.
+_LOGGED_MEASURES = ("mean_iou", "mean_accuracy", "overall_accuracy", "pixel_auc")
 
 
 class AUCSegTrainer(Trainer):
@@ -71,11 +75,16 @@ class AUCSegTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
 
         self.ignore_index = ignore_index_of(config)
-        self.segmentation_loss = SegmentationLoss(
+        options = {
             **{key: settings[key] for key in LOSS_KEYS},
-            label_smoothing=args.label_smoothing_factor,
-            ignore_index=self.ignore_index,
-        )
+            "label_smoothing": args.label_smoothing_factor,
+            "ignore_index": self.ignore_index,
+        }
+        # In training the loss is that of the global batch: AUC compares pixels across ranks. In
+        # evaluation ranks may run different numbers of forward passes, so each has its own.
+        ranks = torch.distributed.group.WORLD if args.world_size > 1 else None
+        self.training_loss = SegmentationLoss(**options, process_group=ranks)
+        self.evaluation_loss = SegmentationLoss(**options)
         self.bank: TailMemoryBank | None = None
         if args.memory_bank and settings["tail_classes"]:
             self.bank = TailMemoryBank(
@@ -98,6 +107,16 @@ class AUCSegTrainer(Trainer):
             self.add_callback(_EpochCallback(self.train_dataset))
 
     # Training
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Trains as `transformers.Trainer.train` does, also after `evaluate`.
+
+        accelerate marks a model that was only evaluated as prepared and then does not wrap it for
+        distributed training: without a word, each rank would train on its own.
+        """
+        if self.args.world_size > 1 and self.model_wrapped is self.model:
+            self.model._is_accelerate_prepared = False
+        return super().train(*args, **kwargs)
 
     def compute_loss(
         self,
@@ -123,7 +142,8 @@ class AUCSegTrainer(Trainer):
             pixel_values, labels = self.bank(pixel_values, labels)
             self._record(pasted_share=(labels != clean).float().mean())
         outputs = model(pixel_values=pixel_values)
-        terms = self.segmentation_loss(outputs.logits, labels)
+        criterion = self.training_loss if model.training else self.evaluation_loss
+        terms = criterion(outputs.logits, labels)
         if model.training:
             self._record(loss_ce=terms.ce, loss_auc=terms.auc)
             self._terms_weight += 1 / self.current_gradient_accumulation_steps
@@ -165,15 +185,13 @@ class AUCSegTrainer(Trainer):
         if self.args.world_size > 1:
             self._metrics.all_reduce()
         self.last_evaluation = self._metrics.compute()
-        scalars = {
-            name: float(value)
-            for name, value in self.last_evaluation.items()
-            if isinstance(value, float) and not math.isnan(value)
-        }
-        for class_id, iou in enumerate(self.last_evaluation["per_category_iou"]):
-            if not math.isnan(iou):
-                scalars[f"iou_{self.model.config.id2label[class_id]}"] = float(iou)
-        output.metrics.update({f"{metric_key_prefix}_{k}": v for k, v in scalars.items()})
+        output.metrics.update(
+            {
+                f"{metric_key_prefix}_{name}": value
+                for name, value in self.last_evaluation.items()
+                if name.startswith(_LOGGED_MEASURES) and not np.ndim(value) and not math.isnan(value)
+            }
+        )
         return output
 
     def prediction_step(
@@ -186,15 +204,15 @@ class AUCSegTrainer(Trainer):
         """Evaluates one batch at its native size and counts it into the running metrics."""
         inputs = self._prepare_inputs(inputs)
         count = self._samples_to_count(len(inputs["labels"]))
+        # A rank with nothing but repeats still gives a loss, which Trainer's gathering cuts off.
+        kept = {name: inputs[name][: max(1, count)] for name in ("pixel_values", "labels")}
         losses = []
-        for part in _batches_of_one_size(inputs):
+        for part in _batches_of_one_size(kept):
             with torch.no_grad(), self.compute_loss_context_manager():
                 loss, outputs = self.compute_loss(model, part, return_outputs=True)
             losses.append(loss.detach())
-            kept = min(count, len(part["labels"]))
-            count -= kept
-            if kept:
-                self._metrics.update(outputs.logits[:kept], part["labels"][:kept])
+            if count:
+                self._metrics.update(outputs.logits, part["labels"])
         loss = torch.stack(losses).mean()
         if prediction_loss_only:
             return loss, None, None

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from transformers import TrainingArguments
 
 from aucseg_hf.configuration_aucseg import BANK_KEYS, LOSS_KEYS
@@ -61,7 +62,8 @@ class AUCSegTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        """Chooses the measure of the best checkpoint."""
+        """Chooses the measure of the best checkpoint; pins memory only where there is an accelerator."""
+        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
         if self.load_best_model_at_end and self.metric_for_best_model is None:
             self.metric_for_best_model = "mean_iou"
         super().__post_init__()

@@ -65,7 +65,8 @@ def gradients_after_one_step(trainer):
 
     def keep(optimizer, *_):
         model = trainer.accelerator.unwrap_model(trainer.model)
-        kept.update({n: p.grad.clone() for n, p in model.named_parameters()})
+        named = model.named_parameters()
+        kept.update({n: p.grad.clone() for n, p in named if p.grad is not None})
 
     trainer.create_optimizer()
     trainer.optimizer.register_step_pre_hook(keep)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from aucseg_hf.losses.engine import AUCTerm, evaluate
+from aucseg_hf.losses.engine import evaluate
+from aucseg_hf.losses.terms import AUCTerm
 
 
 def pixel_auc_loss(
@@ -48,7 +49,12 @@ def pixel_auc_loss(
     """
     term = AUCTerm.create(surrogate, scheme, gamma, score)
     return evaluate(
-        logits, labels, auc=term, ignore_index=ignore_index, process_group=process_group
+        logits,
+        labels,
+        auc=term,
+        cross_entropy=None,
+        ignore_index=ignore_index,
+        process_group=process_group,
     ).loss
 
 

@@ -1,104 +1,42 @@
-"""Puts the parts together: counts, cross-entropy, AUC, ranks, autograd."""
+"""Evaluates the loss of the global batch: counts first, then one sweep, then its coefficients."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from aucseg_hf.errors import InputError
-from aucseg_hf.losses.inputs import (
-    check_class_weights,
-    check_weight,
-    count_labels,
-    pair_batches,
-)
-from aucseg_hf.losses.pairing import Pairing, check_scheme
-from aucseg_hf.losses.pairwise import check_score, pairwise_auc
-from aucseg_hf.losses.surrogates import Surrogate, make_surrogate
+from aucseg_hf.losses.autograd import attach_gradient
+from aucseg_hf.losses.inputs import Batches, count_labels, pair_batches
+from aucseg_hf.losses.moments import sweep
+from aucseg_hf.losses.pairing import Pairing
+from aucseg_hf.losses.pairwise import pairwise_auc
+from aucseg_hf.losses.plan import CrossEntropyWeights, SweepPlan, SweepResult
+from aucseg_hf.losses.smoothing import add_linear_smoothing
+from aucseg_hf.losses.surrogates import Reduce, SeparableSurrogate
+from aucseg_hf.losses.terms import AUCTerm, CrossEntropyTerm, SegmentationLossOutput
 
 
-class SegmentationLossOutput(NamedTuple):
-    """What `segmentation_loss` returns; all scalars.
-
-    Attributes:
-        loss: ce_weight * ce + auc_weight * auc; the only one that carries a gradient.
-        ce: cross-entropy, unweighted.
-        auc: pixel AUC loss, unweighted.
-    """
-
-    loss: Tensor
-    ce: Tensor
-    auc: Tensor
-
-
-@dataclass(frozen=True)
-class CrossEntropyTerm:
-    """The cross-entropy part of the loss and its options."""
-
-    weight: float
-    class_weights: Tensor | None
-    label_smoothing: float
-
-    @classmethod
-    def create(
-        cls,
-        weight: float,
-        class_weights: Tensor | Sequence[float] | None,
-        label_smoothing: float,
-    ) -> CrossEntropyTerm:
-        """Checks the options; raises InputError if one is out of range."""
-        if not 0 <= label_smoothing <= 1:
-            raise InputError(f"expected label_smoothing in [0, 1], got {label_smoothing}")
-        return cls(
-            check_weight("ce_weight", weight), check_class_weights(class_weights), label_smoothing
-        )
-
-
-@dataclass(frozen=True)
-class AUCTerm:
-    """The AUC part of the loss and its options."""
-
-    weight: float
-    surrogate: Surrogate
-    scheme: str
-    score: str
-
-    @classmethod
-    def create(
-        cls, surrogate: str, scheme: str, gamma: float, score: str, weight: float = 1.0
-    ) -> AUCTerm:
-        """Checks the options; raises InputError if one is out of range."""
-        return cls(
-            check_weight("auc_weight", weight),
-            make_surrogate(surrogate, gamma),
-            check_scheme(scheme),
-            check_score(score),
-        )
-
-
+# The sweep allocates, synchronises and may call compiled code: nothing a graph compiler could gain.
+@torch.compiler.disable
 def evaluate(
     logits: Tensor | Sequence[Tensor],
     labels: Tensor | Sequence[Tensor],
     *,
     auc: AUCTerm,
-    ce: CrossEntropyTerm | None = None,
+    cross_entropy: CrossEntropyTerm | None,
     ignore_index: int,
     process_group: ProcessGroup | None,
 ) -> SegmentationLossOutput:
-    """The loss of all micro-batches on all ranks; see `segmentation_loss`."""
+    """The loss of all micro-batches of all ranks; see `segmentation_loss`.
+
+    Without `cross_entropy` the output's `loss` is the AUC term alone and `ce` is 0.
+    """
     batches = pair_batches(logits, labels)
-    num_classes = batches[0][0].shape[1]
-    if ce is not None and ce.class_weights is not None and len(ce.class_weights) != num_classes:
-        raise InputError(
-            f"expected class_weights of {num_classes} classes, got {len(ce.class_weights)}"
-        )
     world_size = 1 if process_group is None else dist.get_world_size(process_group)
 
     def reduce(values: Tensor) -> Tensor:
@@ -106,44 +44,82 @@ def evaluate(
             dist.all_reduce(values, group=process_group)
         return values
 
-    counts = reduce(sum(count_labels(target, num_classes, ignore_index) for _, target in batches))
-    pairing = Pairing.from_counts(counts, auc.scheme)
-    zero = 0.0 * sum(scores.flatten()[:1].double().nan_to_num(0, 0, 0).sum() for scores, _ in batches)
-    auc_value = zero
-    if pairing is not None:
-        auc_value = pairwise_auc(
-            batches, pairing, auc.surrogate, auc.score, ignore_index, reduce, world_size
-        )
-    dtype = torch.float64 if batches[0][0].dtype == torch.float64 else torch.float32
-    if ce is None:
-        return SegmentationLossOutput(auc_value.to(dtype), zero, auc_value)
-    ce_value = _cross_entropy(batches, counts, ce, ignore_index, reduce, world_size) + zero
-    loss = ce.weight * ce_value + auc.weight * auc_value
-    return SegmentationLossOutput(
-        loss.to(dtype), ce_value.detach().to(dtype), auc_value.detach().to(dtype)
+    with torch.autocast(batches[0][0].device.type, enabled=False):
+        with torch.no_grad():
+            fused = auc.score == "sigmoid" and isinstance(auc.surrogate, SeparableSurrogate)
+            counts = _count(batches, ignore_index, reduce)
+            pairing = Pairing.from_counts(counts, auc.scheme)
+            plan = SweepPlan(
+                num_classes=len(counts),
+                ignore_index=ignore_index,
+                cross_entropy=_cross_entropy_weights(cross_entropy, counts, world_size),
+                pairing=pairing if fused else None,
+                surrogate=auc.surrogate,
+                # DistributedDataParallel averages gradients that have to be summed here.
+                auc_scale=auc.weight * world_size,
+            )
+            result = sweep(batches, plan)
+            if plan.cross_entropy is not None:
+                add_linear_smoothing(batches, plan, result)
+            ce, auc_value, gradients = _finish(result, plan, reduce)
+            loss = auc_value * auc.weight
+            if cross_entropy is not None:
+                loss = loss + ce * cross_entropy.weight
+        dtype = torch.promote_types(batches[0][0].dtype, torch.float32)
+        loss = attach_gradient(loss.to(dtype), [scores for scores, _ in batches], gradients)
+        if pairing is not None and not fused:
+            unfused = pairwise_auc(batches, pairing, auc, ignore_index, reduce, world_size)
+            loss = loss + (auc.weight * unfused).to(dtype)
+            auc_value = unfused.detach()
+    return SegmentationLossOutput(loss, ce.to(dtype), auc_value.to(dtype))
+
+
+def _count(batches: Batches, ignore_index: int, reduce: Reduce) -> Tensor:
+    """Pixels of every class in the global batch, int64 [C]."""
+    classes = batches[0][0].shape[1]
+    return reduce(
+        torch.stack([count_labels(labels, classes, ignore_index) for _, labels in batches]).sum(0)
     )
 
 
-def _cross_entropy(batches, counts, ce, ignore_index, reduce, world_size):
-    weights = torch.ones(len(counts)) if ce.class_weights is None else ce.class_weights
-    weights = weights.to(counts.device)
-    denominator = (counts * weights.double()).sum()
-    if denominator == 0:
-        return counts.new_zeros((), dtype=torch.float64)
-    total = 0.0
-    for logits, labels in batches:
-        if not labels.numel():
-            continue
-        working = logits if logits.dtype == torch.float64 else logits.float()
-        working = F.interpolate(working, size=labels.shape[-2:], mode="bilinear")
-        total = total + F.cross_entropy(
-            working,
-            labels.long(),
-            weight=weights.to(working.dtype),
-            ignore_index=ignore_index,
-            label_smoothing=ce.label_smoothing,
-            reduction="none",
-        ).sum(dtype=torch.float64)
-    total = total / denominator + 0.0 * sum(logits.sum() for logits, _ in batches)
-    value = reduce(total.detach().clone())
-    return value + world_size * (total - total.detach())
+def _cross_entropy_weights(
+    term: CrossEntropyTerm | None, counts: Tensor, world_size: int
+) -> CrossEntropyWeights | None:
+    if term is None:
+        return None
+    if term.class_weights is not None and len(term.class_weights) != len(counts):
+        raise InputError(
+            f"expected class_weights of {len(counts)} classes, got {len(term.class_weights)}"
+        )
+    return CrossEntropyWeights.create(
+        counts, term.class_weights, term.label_smoothing, term.weight * world_size
+    )
+
+
+def _finish(
+    result: SweepResult, plan: SweepPlan, reduce: Reduce
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Sums over the ranks, forms the coefficients and combines the gradient maps.
+
+    Returns:
+        Cross-entropy and AUC, float64 scalars, and the gradient [B,C,h,w] of every micro-batch.
+    """
+    sums = torch.cat([result.ce[None], result.positive.flatten(), result.negative.flatten()])
+    sums = reduce(sums)
+    ce, positive, negative = sums.split([1, 2 * plan.columns, 2 * plan.columns])
+    auc = torch.zeros_like(result.ce)
+    if plan.pairing is not None:
+        positive, negative = positive.view(2, -1), negative.view(2, -1)
+        normalizer = plan.pairing.normalizer
+        per_class = plan.pairing.total * positive[0] + negative[0] + positive[1] * negative[1]
+        auc = per_class.sum() / normalizer
+        if plan.mapped_columns:
+            scale = plan.auc_scale / normalizer
+            for base, pull, push in zip(result.base, result.pull, result.push, strict=True):
+                for maps, coefficients in ((pull, positive[1]), (push, negative[1])):
+                    maps.mul_((scale * coefficients).to(maps.dtype)[:, None, None])
+                    base[:, : plan.columns] += maps
+    if plan.is_reordered:
+        place = plan.order(result.ce.device).argsort()
+        return ce[0], auc, [base[:, place] for base in result.base]
+    return ce[0], auc, result.base

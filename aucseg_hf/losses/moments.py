@@ -20,9 +20,11 @@ from aucseg_hf.losses.inputs import Batches
 from aucseg_hf.losses.plan import SweepPlan, SweepResult
 from aucseg_hf.losses.upsampling import Axis, Window
 
-# Elements [rows, C, W] of a chunk: large enough to hide the dispatch, small enough for the caches
-# of a CPU. A GPU has no such cache and a dearer dispatch.
-_CHUNK_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 23}
+# Largest elements [rows, C, W] and pixels [rows, W] of a chunk: large enough to hide the dispatch and
+# the rows shared by neighbouring chunks, small enough for the caches of a CPU. A GPU has no such
+# cache and a dearer dispatch.
+_CHUNK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 23}
+_CHUNK_PIXELS = {"cpu": 1 << 14, "cuda": 1 << 22}
 _COLUMN_STEP = 128
 _LOG2_E = math.log2(math.e)
 # Up to this |logit|, exp() needs no shift: neither it nor its sum over classes can overflow, and
@@ -41,6 +43,8 @@ def sweep(batches: Batches, plan: SweepPlan) -> SweepResult:
         Sums and gradient maps; the maps have the dtype of the logits, but float32 at least.
     """
     result = SweepResult.zeros(batches, plan)
+    if plan.cross_entropy is None and plan.pairing is None:
+        return result
     for index, (logits, labels) in enumerate(batches):
         if labels.numel():
             _Sweep(logits, labels, plan, result, index).run()
@@ -91,11 +95,12 @@ class _Sweep:
     ) -> None:
         self.logits, self.labels, self.plan, self.result = logits, labels, plan, result
         self.index = index
-        self.place = {"dtype": result.dtype, "device": logits.device}
+        self.place = {"dtype": result.base[0].dtype, "device": logits.device}
         self.order = plan.order(logits.device)
-        limit = _SAFE_LOGIT[result.dtype]
+        limit = _SAFE_LOGIT[result.base[0].dtype]
         low, high = logits.aminmax()
         self.bounded = -limit < low.item() and high.item() < limit
+        self.buffers = {}
         self._make_tables()
 
     def _make_tables(self) -> None:
@@ -121,8 +126,9 @@ class _Sweep:
         """Sweeps over chunks of rows, of several images where whole images fit into a chunk."""
         batch, classes, height, width = self.logits.shape
         rows, columns = self.labels.shape[-2:]
-        budget = _CHUNK_ELEMENTS.get(self.logits.device.type, _CHUNK_ELEMENTS["cpu"])
-        step = max(1, budget // (classes * columns))
+        kind = "cpu" if self.logits.device.type == "cpu" else "cuda"
+        pixels = min(_CHUNK_PIXELS[kind], _CHUNK_ELEMENTS[kind] // classes)
+        step = max(1, pixels // columns)
         images = max(1, step // rows)
         self.across = Axis(width, columns, _COLUMN_STEP, **self.place)
         down = Axis(height, rows, min(step, rows), **self.place)
@@ -135,7 +141,7 @@ class _Sweep:
         values = self._activate(self._upsample(images, window), pixels)
         count, classes, width = values.powers.shape
         mapped = self.plan.mapped_columns
-        maps = torch.empty(count, classes + 2 * mapped, width, **self.place)
+        maps = self._buffer("maps", count, classes + 2 * mapped, width)
         base, pull, push = maps.split([classes, mapped, mapped], dim=1)
         own = torch.zeros(count, 1, width, **self.place)
         if self.plan.cross_entropy is None:
@@ -146,6 +152,17 @@ class _Sweep:
             self._add_auc(values, pixels, (base, pull, push), own)
         base.scatter_add_(1, pixels.ranks, own)
         self._pull_back(maps, images, window)
+
+    def _buffer(self, name: str, *shape: int) -> Tensor:
+        """Uninitialised memory that is reused by every chunk.
+
+        Fresh memory of this size would go back to the system after each chunk, and its page faults
+        would cost more than the arithmetic.
+        """
+        size = math.prod(shape)
+        if name not in self.buffers or self.buffers[name].numel() < size:
+            self.buffers[name] = torch.empty(size, **self.place)
+        return self.buffers[name][:size].view(shape)
 
     def _pixels(self, labels: Tensor) -> _Pixels:
         ids = labels.flatten(0, 1).long()
@@ -158,11 +175,12 @@ class _Sweep:
         where they are bounded.
         """
         rows = self.logits[images, :, window.low : window.high].movedim(2, 1)
-        rows = rows.to(self.result.dtype).index_select(2, self.order)
+        rows = rows.to(self.result.base[0].dtype).index_select(2, self.order)
         count, taps, classes, width = rows.shape
         wide = self.across.upsample_rows(rows.reshape(-1, width)).view(count, taps, -1)
         matrix = window.matrix * _LOG2_E if self.bounded else window.matrix
-        return torch.matmul(matrix, wide).view(-1, classes, self.across.outputs)
+        z = self._buffer("z", count, len(matrix), wide.shape[-1])
+        return torch.matmul(matrix, wide, out=z).view(-1, classes, self.across.outputs)
 
     def _pull_back(self, maps: Tensor, images: slice, window: Window) -> None:
         """Adds the transposed upsampling of the maps [images * rows, channels, W]."""
@@ -179,8 +197,10 @@ class _Sweep:
         present = z[:, : self.plan.columns]
         if self.bounded:
             powers = z.exp2_()
-            complements = (present + 1).reciprocal_()
-            scores = present * complements
+            complements = torch.add(present, 1, out=self._buffer("complements", *present.shape))
+            scores = torch.mul(
+                present, complements.reciprocal_(), out=self._buffer("scores", *present.shape)
+            )
             total = powers.sum(1, keepdim=True)
             surprise = (total / powers.gather(1, pixels.ranks)).log_()
             return _Activations(powers, total, surprise, total.log(), scores, complements)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aucseg_hf.errors import InputError
+from aucseg_hf.losses.surrogates import PairWeights
 
 SCHEMES = ("ovo", "ova")
 
@@ -54,9 +54,15 @@ class Pairing:
             return cls(present, 1 / pixels, None, len(present) - 1)
         return cls(present, 1 / pixels, 1 / (pixels.sum() - pixels), 1)
 
+    def column_weights(self, column: int, ranks: Tensor) -> PairWeights:
+        """Weights for the column of the class `present[column]`.
 
-def check_scheme(scheme: str) -> str:
-    """Returns `scheme` if it is known; raises InputError otherwise."""
-    if scheme not in SCHEMES:
-        raise InputError(f"expected scheme to be one of {', '.join(SCHEMES)}, got {scheme!r}")
-    return scheme
+        Args:
+            column: index into `present`.
+            ranks: indices into `present` of the negative pixels' own classes, int64 [m].
+        """
+        if self.negative_weight is None:
+            negative = self.positive_weight[ranks]
+        else:
+            negative = self.negative_weight[column].expand(len(ranks))
+        return PairWeights(self.positive_weight[column], negative, self.total)

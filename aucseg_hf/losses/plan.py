@@ -82,6 +82,11 @@ class SweepPlan:
         """P where the gradient has coefficients that are known only at the end; else 0."""
         return self.columns if self.surrogate.has_product else 0
 
+    @property
+    def is_reordered(self) -> bool:
+        """Whether `order` differs from 0..C-1."""
+        return 0 < self.columns < self.num_classes
+
     def order(self, device: torch.device) -> Tensor:
         """Class ids with the present ones first, int64 [C]; sweeps work in this order."""
         ids = torch.arange(self.num_classes, device=device)

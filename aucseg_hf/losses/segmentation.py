@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from aucseg_hf.losses.engine import AUCTerm, CrossEntropyTerm, SegmentationLossOutput, evaluate
+from aucseg_hf.losses.engine import evaluate
+from aucseg_hf.losses.terms import AUCTerm, CrossEntropyTerm, SegmentationLossOutput
 
 
 def segmentation_loss(
@@ -59,7 +60,7 @@ def segmentation_loss(
     return evaluate(
         logits,
         labels,
-        ce=CrossEntropyTerm.create(ce_weight, class_weights, label_smoothing),
+        cross_entropy=CrossEntropyTerm.create(ce_weight, class_weights, label_smoothing),
         auc=AUCTerm.create(surrogate, scheme, gamma, score, auc_weight),
         ignore_index=ignore_index,
         process_group=process_group,

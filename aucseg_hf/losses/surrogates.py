@@ -24,8 +24,22 @@ from aucseg_hf.errors import InputError
 Reduce = Callable[[Tensor], Tensor]
 
 
+class PairWeights(NamedTuple):
+    """Weights of the pixels of one column, over all ranks.
+
+    Attributes:
+        positive: weight u of every positive, float64 scalar.
+        negative: weight v of each negative, float64 [m].
+        total: sum of v over the negatives of all ranks.
+    """
+
+    positive: Tensor
+    negative: Tensor
+    total: float
+
+
 class PairMean(NamedTuple):
-    """Mean of phi over the pairs of one class, and its derivatives.
+    """The sum of u v phi over all pairs of one column, and its derivatives.
 
     Attributes:
         value: scalar, float64.
@@ -54,26 +68,20 @@ class Surrogate(ABC):
 
     @abstractmethod
     def pair_mean(
-        self,
-        positives: Tensor,
-        positive_weight: float,
-        negatives: Tensor,
-        negative_weights: Tensor,
-        reduce: Reduce,
+        self, positives: Tensor, negatives: Tensor, weights: PairWeights, reduce: Reduce
     ) -> PairMean:
         """Weighted sum of phi over all pairs without enumerating them.
 
         Args:
             positives: scores of the class's own pixels, float64 [n].
-            positive_weight: weight of each of them (one over their number over all ranks).
             negatives: scores of all other pixels, float64 [m].
-            negative_weights: their weights, float64 [m].
+            weights: of both.
             reduce: sums a tensor over the ranks.
         """
 
 
 class Terms(NamedTuple):
-    """Parts of a separable surrogate as functions of a score, shaped like it (or constants).
+    """Parts of a separable surrogate as functions of a score: shaped like it, or constant scalars.
 
     Attributes:
         additive: p0 or n0.
@@ -82,10 +90,10 @@ class Terms(NamedTuple):
         product_slope: derivative of `product`.
     """
 
-    additive: Tensor | float
-    product: Tensor | float
-    additive_slope: Tensor | float
-    product_slope: Tensor | float
+    additive: Tensor
+    product: Tensor
+    additive_slope: Tensor
+    product_slope: Tensor
 
 
 class SeparableSurrogate(Surrogate):
@@ -108,32 +116,25 @@ class SeparableSurrogate(Surrogate):
         """n0, n1 and their derivatives at the scores of negative pixels."""
 
     def pair_mean(
-        self,
-        positives: Tensor,
-        positive_weight: float,
-        negatives: Tensor,
-        negative_weights: Tensor,
-        reduce: Reduce,
+        self, positives: Tensor, negatives: Tensor, weights: PairWeights, reduce: Reduce
     ) -> PairMean:
-        """See `Surrogate.pair_mean`; here from six sums."""
+        """See `Surrogate.pair_mean`; here from four sums."""
         own, other = self.positive(positives), self.negative(negatives)
-        one = positives.new_ones(())
-        p0, p1, n0, n1, total = reduce(
+        u, v = weights.positive.expand_as(positives), weights.negative
+        p0, p1, n0, n1 = reduce(
             torch.stack(
                 [
-                    (positive_weight * own.additive * torch.ones_like(positives)).sum(),
-                    (positive_weight * own.product * torch.ones_like(positives)).sum(),
-                    (negative_weights * other.additive).sum(),
-                    (negative_weights * other.product).sum(),
-                    (negative_weights * one).sum(),
+                    (u * own.additive).sum(),
+                    (u * own.product).sum(),
+                    (v * other.additive).sum(),
+                    (v * other.product).sum(),
                 ]
             )
         )
         return PairMean(
-            total * p0 + n0 + p1 * n1,
-            positive_weight * (total * own.additive_slope + n1 * own.product_slope)
-            + torch.zeros_like(positives),
-            negative_weights * (other.additive_slope + p1 * other.product_slope),
+            weights.total * p0 + n0 + p1 * n1,
+            u * (weights.total * own.additive_slope + n1 * own.product_slope),
+            v * (other.additive_slope + p1 * other.product_slope),
         )
 
 
@@ -147,11 +148,11 @@ class Square(SeparableSurrogate):
     def positive(self, score: Tensor) -> Terms:
         """See `SeparableSurrogate.positive`."""
         margin = self.gamma - score
-        return Terms(margin.square(), 2 * margin, -2 * margin, -2.0)
+        return Terms(margin * margin, 2 * margin, -2 * margin, score.new_tensor(-2.0))
 
     def negative(self, score: Tensor) -> Terms:
         """See `SeparableSurrogate.negative`."""
-        return Terms(score.square(), score, 2 * score, 1.0)
+        return Terms(score * score, score, 2 * score, score.new_tensor(1.0))
 
 
 class Hinge(SeparableSurrogate):
@@ -165,11 +166,13 @@ class Hinge(SeparableSurrogate):
 
     def positive(self, score: Tensor) -> Terms:
         """See `SeparableSurrogate.positive`."""
-        return Terms(self.gamma - score, 0.0, -1.0, 0.0)
+        zero = score.new_tensor(0.0)
+        return Terms(self.gamma - score, zero, zero - 1, zero)
 
     def negative(self, score: Tensor) -> Terms:
         """See `SeparableSurrogate.negative`."""
-        return Terms(score, 0.0, 1.0, 0.0)
+        zero = score.new_tensor(0.0)
+        return Terms(score, zero, zero + 1, zero)
 
 
 class Exponential(SeparableSurrogate):
@@ -183,13 +186,13 @@ class Exponential(SeparableSurrogate):
 
     def positive(self, score: Tensor) -> Terms:
         """See `SeparableSurrogate.positive`."""
-        value = (-self.gamma * score).exp()
-        return Terms(0.0, value, 0.0, -self.gamma * value)
+        zero, value = score.new_tensor(0.0), (-self.gamma * score).exp()
+        return Terms(zero, value, zero, -self.gamma * value)
 
     def negative(self, score: Tensor) -> Terms:
         """See `SeparableSurrogate.negative`."""
-        value = (self.gamma * score).exp()
-        return Terms(0.0, value, 0.0, self.gamma * value)
+        zero, value = score.new_tensor(0.0), (self.gamma * score).exp()
+        return Terms(zero, value, zero, self.gamma * value)
 
 
 SURROGATES = ("square", "hinge", "exp")

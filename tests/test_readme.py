@@ -1,0 +1,81 @@
+"""Every command and snippet of the README is run: by .ci/run, or here on small input."""
+
+import re
+import shlex
+import subprocess
+import sys
+
+import numpy as np
+import PIL.Image
+import pytest
+from conftest import ROOT, tiny_config
+from transformers import SegformerImageProcessor
+
+from aucseg_hf import AUCSegForSemanticSegmentation, load_benchmark
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return [m.strip() for m in re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)]
+
+
+def test_ci_runs_the_two_commands_as_written():
+    ci = [line.strip() for line in (ROOT / ".ci/run").read_text().splitlines()]
+    for command in blocks("bash")[:2]:
+        assert command in ci
+    assert sum(line.startswith("pip install") for line in ci) == 2
+
+
+def save_scenes_model(folder):
+    info = load_benchmark("scenes").info
+    config = tiny_config(info.num_labels, id2label=info.id2label)
+    AUCSegForSemanticSegmentation(config).save_pretrained(folder)
+    SegformerImageProcessor(do_resize=False).save_pretrained(folder)
+    return info.id2label
+
+
+@pytest.mark.slow
+def test_python_snippets_run_in_one_session(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    id2label = save_scenes_model("outputs/scenes")
+    PIL.Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save("photo.jpg")
+    snippets = [re.sub(r"max_steps=\d+", "max_steps=2, use_cpu=True", s) for s in blocks("python")]
+    assert len(snippets) == 5
+    # The snippet that makes the data sets stands after the one that uses them.
+    order = sorted(range(5), key=lambda i: "load_benchmark" not in snippets[i])
+    session = {"checkpoint": "outputs/scenes", "id2label": id2label}
+    for i in order:
+        exec(compile(snippets[i], f"README snippet {i}", "exec"), session)
+    assert "traffic sign" in capsys.readouterr().out
+    assert session["trainer"].model.config.aucseg["tail_classes"] == [
+        list(id2label.values()).index(name) for name in ("traffic sign", "bicycle")
+    ]
+    assert len(session["bank"]) > 0
+    assert session["loss"].item() > 0
+    assert session["segments"][0]["mask"].size == (50, 40)
+
+
+@pytest.mark.slow
+def test_other_commands_run(pairs, tmp_path):
+    tiny = tmp_path / "tiny"
+    AUCSegForSemanticSegmentation(tiny_config()).save_pretrained(tiny)
+    train, predict = blocks("bash")[2:]
+    replacements = {
+        "accelerate launch": f"{sys.executable} -m accelerate.commands.launch",
+        "python scripts": f"{sys.executable} scripts",
+        "path/to/data": str(pairs),
+        "--model b0": f"--model {tiny}",
+        "--max_steps 1000": f"--max_steps 2 --use_cpu --output_dir {tmp_path / 'run'}",
+        "path/to/image.jpg": str(pairs / "val/images/000.jpg"),
+        "outputs/run": str(tmp_path / "run"),
+        "--output_dir predictions": f"--output_dir {tmp_path / 'predictions'}",
+    }
+    for command in (train, predict):
+        for old, new in replacements.items():
+            command = command.replace(old, new)
+        result = subprocess.run(
+            shlex.split(command), cwd=ROOT, capture_output=True, text=True, timeout=600
+        )
+        assert result.returncode == 0, result.stderr
+    assert (tmp_path / "predictions/000_overlay.png").is_file()
