@@ -93,6 +93,9 @@ class AUCSegTrainer(Trainer):
                 ignore_index=self.ignore_index,
                 # Ranks see different images, so they keep different objects.
                 seed=args.seed + args.process_index,
+                # Known of SegmentationDataset: entries are then kept as the 8-bit pixels they were.
+                image_mean=getattr(self.train_dataset, "image_mean", None),
+                image_std=getattr(self.train_dataset, "image_std", None),
             )
         self.groups = (
             class_statistics.groups

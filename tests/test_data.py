@@ -193,7 +193,7 @@ def test_evaluation_pixels_equal_the_image_processor(pairs):
     example = dataset_of(benchmark, "val")[1]
     processor = SegformerImageProcessor(do_resize=False)
     expected = processor(benchmark["val"][1]["image"], return_tensors="pt")["pixel_values"][0]
-    torch.testing.assert_close(example["pixel_values"], expected, rtol=0, atol=2e-6)
+    torch.testing.assert_close(example["pixel_values"], expected, rtol=0, atol=0)
     np.testing.assert_array_equal(
         example["labels"].numpy(), np.asarray(PIL.Image.open(pairs / "val/labels/001.png"))
     )

@@ -24,6 +24,10 @@ class SegmentationDataset(torch.utils.data.Dataset):
         image_processor: Its `image_mean`, `image_std` and `rescale_factor` normalise the images.
         augmentation: Applied to training pairs; None keeps the native size.
         seed: Together with epoch and index it decides every random choice.
+
+    Attributes:
+        image_mean: Mean of each channel that normalisation subtracts, of images in 0..1.
+        image_std: Standard deviation it divides by.
     """
 
     def __init__(
@@ -38,10 +42,12 @@ class SegmentationDataset(torch.utils.data.Dataset):
         self.label_rule = label_rule
         self.augmentation = augmentation
         self.seed = seed
-        # (x * rescale_factor - mean) / std, as one scale and one shift.
-        std = torch.tensor(image_processor.image_std).view(3, 1, 1)
-        self._scale = image_processor.rescale_factor / std
-        self._shift = -torch.tensor(image_processor.image_mean).view(3, 1, 1) / std
+        self.image_mean = [float(value) for value in image_processor.image_mean]
+        self.image_std = [float(value) for value in image_processor.image_std]
+        # (x * rescale_factor - mean) / std with the operations in the processors' own order.
+        levels = 1 / image_processor.rescale_factor
+        self._shift = torch.tensor(self.image_mean).view(3, 1, 1) * levels
+        self._scale = torch.tensor(self.image_std).view(3, 1, 1) * levels
         # Shared, so that worker processes that outlive an epoch see the next one.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -66,7 +72,7 @@ class SegmentationDataset(torch.utils.data.Dataset):
             key = np.random.SeedSequence([self.seed, int(self._epoch), index])
             generator = torch.Generator().manual_seed(int(key.generate_state(1, np.uint64)[0]))
             image, label = self.augmentation(image, label, generator)
-        return {"pixel_values": image * self._scale + self._shift, "labels": label.long()}
+        return {"pixel_values": (image - self._shift) / self._scale, "labels": label.long()}
 
     def read(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Reads one pair as it is stored.

@@ -118,8 +118,5 @@ def _finish(
             for base, pull, push in zip(result.base, result.pull, result.push, strict=True):
                 for maps, coefficients in ((pull, positive[1]), (push, negative[1])):
                     maps.mul_((scale * coefficients).to(maps.dtype)[:, None, None])
-                    base[:, : plan.columns] += maps
-    if plan.is_reordered:
-        place = plan.order(result.ce.device).argsort()
-        return ce[0], auc, [base[:, place] for base in result.base]
+                    base.index_add_(1, plan.pairing.present, maps)
     return ce[0], auc, result.base

@@ -189,9 +189,11 @@ class _Sweep:
         low = self.across.pull_back_rows(wide.view(-1, width))
         low = low.view(wide.shape[0], -1, channels, self.across.inputs).movedim(1, 2)
         classes, mapped = self.plan.num_classes, self.plan.mapped_columns
-        targets = (self.result.base, self.result.pull, self.result.push)
-        for target, part in zip(targets, low.split([classes, mapped, mapped], dim=1), strict=True):
-            target[self.index][images, :, window.low : window.high] += part
+        base, pull, push = low.split([classes, mapped, mapped], dim=1)
+        inside = (images, slice(None), slice(window.low, window.high))
+        self.result.base[self.index][inside].index_add_(1, self.order, base)
+        self.result.pull[self.index][inside].add_(pull)
+        self.result.push[self.index][inside].add_(push)
 
     def _activate(self, z: Tensor, pixels: _Pixels) -> _Activations:
         present = z[:, : self.plan.columns]

@@ -82,11 +82,6 @@ class SweepPlan:
         """P where the gradient has coefficients that are known only at the end; else 0."""
         return self.columns if self.surrogate.has_product else 0
 
-    @property
-    def is_reordered(self) -> bool:
-        """Whether `order` differs from 0..C-1."""
-        return 0 < self.columns < self.num_classes
-
     def order(self, device: torch.device) -> Tensor:
         """Class ids with the present ones first, int64 [C]; sweeps work in this order."""
         ids = torch.arange(self.num_classes, device=device)
@@ -102,11 +97,11 @@ class SweepResult:
     """Sums over the pixels of one process, and the gradient up to coefficients known at the end.
 
     With f the score, u and v the weights of `Pairing`, and s = f (1 - f) its derivative with respect
-    to the logit, the gradient in the sweep's order of classes is
+    to the logit, the gradient of the i-th present class c is
 
-        base[c] + auc_scale / normalizer * (positive[1, c] pull[c] + negative[1, c] push[c]),
+        base[c] + auc_scale / normalizer * (positive[1, i] pull[i] + negative[1, i] push[i]),
 
-    with the sums taken over all ranks.
+    with the sums taken over all ranks; that of an absent class is base[c].
 
     Attributes:
         ce: cross-entropy without the linear part of smoothing, float64 scalar.

@@ -18,17 +18,16 @@ _STEP = 128
 
 
 def add_linear_smoothing(batches: Batches, plan: SweepPlan, result: SweepResult) -> None:
-    """Adds value and gradient to `result`, whose maps are in the order of `plan.order`."""
+    """Adds value and gradient to `result`."""
     terms = plan.cross_entropy
     if terms.spread == 0:
         return
-    order = plan.order(result.ce.device)
     for (logits, labels), base in zip(batches, result.base, strict=True):
         if not labels.numel():
             continue
         mask = _valid_mask(labels, logits.shape[-2:], plan.ignore_index, base.dtype)
         result.ce -= torch.einsum("bchw,bhw,c->", logits.double(), mask.double(), terms.linear)
-        weights = (terms.scale * terms.linear)[order].to(base.dtype)
+        weights = (terms.scale * terms.linear).to(base.dtype)
         base -= mask[:, None] * weights[:, None, None]
 
 
