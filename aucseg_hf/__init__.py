@@ -1,7 +1,7 @@
 """AUCSeg for Hugging Face: pixel-level AUC loss and tail-class memory bank for segmentation.
 
-Names are imported when they are first used, so that the losses, the memory bank and the metrics cost
-no more than torch.
+Names are imported when they are first used, so that the losses, the memory bank and the metrics
+cost no more than torch.
 """
 
 from importlib import import_module

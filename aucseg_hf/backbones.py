@@ -1,4 +1,4 @@
-"""Models by name: a SegFormer size from scratch, or any transformers checkpoint, with fitting classes."""
+"""Models by name: a SegFormer size from scratch, or a transformers checkpoint of any type."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,7 +31,8 @@ def load_model(
 
     Args:
         name_or_path: "b0" to "b5" for a SegFormer with random weights, a folder, or a hub id. Of a
-            checkpoint that is not a segmentation model (an ImageNet encoder) only the encoder is taken.
+            checkpoint that is not a segmentation model (an ImageNet encoder) only the encoder is
+            taken.
         id2label: Class names by id.
         palette: One display colour a class, kept in the configuration under `aucseg`.
         replace_head: Accept a segmentation checkpoint with another number of classes, and start its
@@ -41,8 +42,8 @@ def load_model(
         `AUCSegForSemanticSegmentation` for SegFormer, else the class transformers has for the type.
 
     Raises:
-        InputError: If nothing can be loaded from there, the type cannot be trained, or the number of
-            classes disagrees with a segmentation checkpoint.
+        InputError: If nothing can be loaded from there, the type cannot be trained, or the number
+            of classes disagrees with a segmentation checkpoint.
     """
     id2label = dict(id2label)
     label2id = {name: i for i, name in id2label.items()}
@@ -54,7 +55,8 @@ def load_model(
     config = load_config(name_or_path)
     if config.model_type not in SUPPORTED_TYPES:
         raise InputError(
-            f"cannot train {config.model_type} from {name_or_path}: expected one of {sorted(SUPPORTED_TYPES)}"
+            f"cannot train {config.model_type} from {name_or_path}: "
+            f"expected one of {sorted(SUPPORTED_TYPES)}"
         )
     if _is_segmentation_model(config) and config.num_labels != len(id2label) and not replace_head:
         raise InputError(
@@ -80,7 +82,8 @@ def load_trained_model(name_or_path: str) -> PreTrainedModel:
     config = load_config(name_or_path)
     if not _is_segmentation_model(config):
         raise InputError(
-            f"expected a semantic segmentation checkpoint in {name_or_path}, got {config.architectures}"
+            f"expected a semantic segmentation checkpoint in {name_or_path}, "
+            f"got {config.architectures}"
         )
     native = config.model_type == "segformer"
     model_class = AUCSegForSemanticSegmentation if native else AutoModelForSemanticSegmentation
@@ -106,8 +109,8 @@ def load_config(name_or_path: str) -> AutoConfig:
 def load_image_processor(name_or_path: str) -> BaseImageProcessor:
     """Loads the image processor of a checkpoint, or SegFormer's default for a size.
 
-    Resizing and cropping are switched off: training crops, evaluation and prediction see native pixels,
-    and a saved processor keeps it so for `pipeline("image-segmentation")`.
+    Resizing and cropping are switched off: training crops, evaluation and prediction see native
+    pixels, and a saved processor keeps it so for `pipeline("image-segmentation")`.
     """
     if name_or_path in SEGFORMER_SIZES:
         return SegformerImageProcessor(do_resize=False)
@@ -122,9 +125,7 @@ def load_image_processor(name_or_path: str) -> BaseImageProcessor:
 
 
 def _is_segmentation_model(config: AutoConfig) -> bool:
-    return any(
-        name.endswith("ForSemanticSegmentation") for name in config.architectures or ()
-    )
+    return any(name.endswith("ForSemanticSegmentation") for name in config.architectures or ())
 
 
 def _set_palette(model: PreTrainedModel, palette: Sequence[Sequence[int]] | None) -> None:
@@ -135,8 +136,8 @@ def _set_palette(model: PreTrainedModel, palette: Sequence[Sequence[int]] | None
 def _repair_batch_norm(model: nn.Module) -> None:
     """Gives batch norms a usable memory of their running statistics.
 
-    transformers passes TensorFlow's decay 0.997 as torch's momentum for MobileNetV2, so that running
-    statistics would follow almost only the last batch.
+    transformers passes TensorFlow's decay 0.997 as torch's momentum for MobileNetV2, so that
+    running statistics would follow almost only the last batch.
     """
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d) and module.momentum and module.momentum > 0.5:

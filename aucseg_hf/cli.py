@@ -35,7 +35,7 @@ def parse_with_recipe(
     defaults: Mapping[str, Any],
     default_recipe: Callable[[Sequence[str]], Path | None],
 ) -> tuple[Any, ...]:
-    """Parses `[RECIPE.yaml] [--name value ...]` into dataclasses; the command line wins over the recipe.
+    """Parses `[RECIPE.yaml] [--name value ...]` into dataclasses; the command line wins.
 
     Args:
         types: Argument dataclasses.
@@ -87,7 +87,7 @@ def read_recipe(path: Path, names: Sequence[str]) -> dict[str, Any]:
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """Gives a temporary name beside `path`, renamed to it only when the block ends without an error."""
+    """Gives a temporary name beside `path`, renamed to it when the block ends without an error."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.part{path.suffix}")

@@ -43,7 +43,8 @@ def resolve_settings(settings: Mapping[str, Any] | None, num_labels: int) -> dic
     """Fills in the defaults of the `aucseg` settings and checks every value.
 
     Args:
-        settings: Any subset of the keys of `DEFAULTS`. `palette` is a list of one (r, g, b) a class.
+        settings: Any subset of the keys of `DEFAULTS`. `palette` is a list of one (r, g, b) a
+            class.
         num_labels: Number of classes, the bound of `tail_classes`.
 
     Returns:
@@ -57,9 +58,7 @@ def resolve_settings(settings: Mapping[str, Any] | None, num_labels: int) -> dic
         if key not in DEFAULTS:
             nearest = difflib.get_close_matches(key, DEFAULTS, n=1)
             hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
-            raise InputError(
-                f"expected aucseg settings among {list(DEFAULTS)}, got {key!r}{hint}"
-            )
+            raise InputError(f"expected aucseg settings among {list(DEFAULTS)}, got {key!r}{hint}")
     resolved = {**DEFAULTS, **settings}
     resolved["tail_classes"] = list(resolved["tail_classes"] or [])
     SegmentationLoss(**{key: resolved[key] for key in LOSS_KEYS})
@@ -74,8 +73,8 @@ def resolve_settings(settings: Mapping[str, Any] | None, num_labels: int) -> dic
 class AUCSegConfig(SegformerConfig):
     """Configuration of `AUCSegForSemanticSegmentation`.
 
-    `model_type` stays "segformer", so a checkpoint also loads as native SegFormer where this package
-    is not installed; the settings of the method survive there as one extra key.
+    `model_type` stays "segformer", so a checkpoint also loads as native SegFormer where this
+    package is not installed; the settings of the method survive there as one extra key.
 
     Args:
         aucseg: Settings of the loss (`auc_weight`, `ce_weight`, `surrogate`, `scheme`, `gamma`), of

@@ -1,4 +1,4 @@
-"""The one exception that means "the input is wrong", so that scripts can report it in one sentence."""
+"""The exception that means "the input is wrong", which scripts report in one sentence."""
 
 
 class InputError(ValueError):

@@ -26,9 +26,11 @@ def predict(
 
     Args:
         model: Segmentation model with `.logits` [B, K, h, w].
-        image_processor: Prepares the pixels; where it resizes, a prediction without `window` does too.
+        image_processor: Prepares the pixels; where it resizes, a prediction without `window` does
+            too.
         images: Images of any mode and size.
-        window: Side, or (height, width), of a sliding window in native pixels; None sees the whole image.
+        window: Side, or (height, width), of a sliding window in native pixels; None sees the whole
+            image.
         stride: Step of the window; by default three quarters of it.
         scales: Factors by which the prepared image is resized.
         flip: Whether to average with the mirrored image.
@@ -87,7 +89,9 @@ def _rescaled(pixels: torch.Tensor, scales: Sequence[float]) -> Iterator[torch.T
             yield pixels
         else:
             size = [max(1, round(side * scale)) for side in pixels.shape[-2:]]
-            yield interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=True)
+            yield interpolate(
+                pixels, size=size, mode="bilinear", align_corners=False, antialias=True
+            )
 
 
 def _logits(

@@ -23,12 +23,14 @@ register_checkpoint_conversion_mapping(
 class AUCSegForSemanticSegmentation(SegformerForSemanticSegmentation):
     """SegFormer for semantic segmentation, trained with cross-entropy plus the pixel AUC loss.
 
-    Architecture, weights and logits are SegFormer's. Only the loss differs: `config.aucseg` holds its
-    settings. Native SegFormer checkpoints load here, and checkpoints saved here load as native SegFormer.
+    Architecture, weights and logits are SegFormer's. Only the loss differs: `config.aucseg` holds
+    its settings. Native SegFormer checkpoints load here, and checkpoints saved here load as native
+    SegFormer.
     """
 
     config_class = AUCSegConfig
-    # The loss is a mean over the batch, whatever `num_items_in_batch` says: Trainer has to divide it.
+    # The loss is a mean over the batch, whatever `num_items_in_batch` says: Trainer has to divide
+    # it.
     accepts_loss_kwargs = False
 
     def __init__(self, config: SegformerConfig) -> None:
@@ -52,8 +54,9 @@ class AUCSegForSemanticSegmentation(SegformerForSemanticSegmentation):
             **kwargs: `output_hidden_states`, `output_attentions`, as SegFormer takes them.
 
         Returns:
-            Loss (a scalar: ce_weight * CE + auc_weight * AUC), logits [B, num_labels, H/4, W/4], and
-            hidden states and attentions when asked for. A batch without a valid pixel has loss 0.
+            Loss (a scalar: ce_weight * CE + auc_weight * AUC), logits [B, num_labels, H/4, W/4],
+            and hidden states and attentions when asked for. A batch without a valid pixel has loss
+            0.
 
         Raises:
             InputError: If a label is neither a class id nor the ignore index, or shapes do not fit.

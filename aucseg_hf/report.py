@@ -66,7 +66,9 @@ def write_report(
             metrics["per_category_iou"], info.class_names, statistics.groups
         ),
         "curves.png": plot_training_curves(trainer.state.log_history),
-        "samples.png": _samples(trainer.model, trainer.processing_class, trainer.eval_dataset, info),
+        "samples.png": _samples(
+            trainer.model, trainer.processing_class, trainer.eval_dataset, info
+        ),
     }
     for name, figure in figures.items():
         with whole_file(folder / name) as file:

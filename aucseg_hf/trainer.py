@@ -1,4 +1,4 @@
-"""AUCSegTrainer: transformers' Trainer with the pixel AUC loss, the memory bank and exact evaluation."""
+"""AUCSegTrainer: transformers' Trainer with pixel AUC, the memory bank and exact evaluation."""
 
 import math
 import os
@@ -32,21 +32,24 @@ _LOGGED_MEASURES = ("mean_iou", "mean_accuracy", "overall_accuracy", "pixel_auc"
 class AUCSegTrainer(Trainer):
     """Trains any transformers semantic segmentation model with ce_weight * CE + auc_weight * AUC.
 
-    In training only, the memory bank pastes stored tail objects into images that lack them. Evaluation
-    streams: a confusion matrix and score histograms are kept, never logits. The settings in force are
+    In training only, the memory bank pastes stored tail objects into images that lack them.
+    Evaluation
+    streams: a confusion matrix and score histograms are kept, never logits. The settings in force
+        are
     written to `model.config.aucseg`, so that every checkpoint records them.
 
     Args:
         model: A model with `.logits` [B, K, h, w] in its output.
         args: Arguments; method settings left at None are taken from `model.config.aucseg`.
-        class_statistics: Gives head, middle and tail for the report, and the bank's tail classes where
-            neither `args` nor the model's configuration names them.
+        class_statistics: Gives head, middle and tail for the report, and the bank's tail classes
+            where neither `args` nor the model's configuration names them.
         data_collator: By default `aucseg_hf.data.collate`.
         **kwargs: Everything `transformers.Trainer` takes.
 
     Attributes:
         bank: The `TailMemoryBank`, or None.
-        last_evaluation: What `SegmentationMetrics.compute` returned last, per-class arrays included.
+        last_evaluation: What `SegmentationMetrics.compute` returned last, per-class arrays
+            included.
 
     Raises:
         InputError: If a setting is out of range or a tail class does not exist.
@@ -70,8 +73,8 @@ class AUCSegTrainer(Trainer):
         config.aucseg = settings = resolve_settings(settings, config.num_labels)
 
         super().__init__(model=model, args=args, data_collator=data_collator or collate, **kwargs)
-        # Segmentation models accept and ignore `num_items_in_batch`; Trainer would then not divide the
-        # loss under gradient accumulation and multiply it under data parallelism.
+        # Segmentation models accept and ignore `num_items_in_batch`; Trainer would then not divide
+        # the loss under gradient accumulation and multiply it under data parallelism.
         self.model_accepts_loss_kwargs = False
 
         self.ignore_index = ignore_index_of(config)
@@ -178,7 +181,7 @@ class AUCSegTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Runs Trainer's loop with a streaming `SegmentationMetrics`, summed over ranks at the end."""
+        """Runs Trainer's loop with streaming `SegmentationMetrics`, summed over ranks at the end."""
         self._metrics = SegmentationMetrics(
             self.model.config.num_labels, ignore_index=self.ignore_index, groups=self.groups
         )
@@ -192,7 +195,9 @@ class AUCSegTrainer(Trainer):
             {
                 f"{metric_key_prefix}_{name}": value
                 for name, value in self.last_evaluation.items()
-                if name.startswith(_LOGGED_MEASURES) and not np.ndim(value) and not math.isnan(value)
+                if name.startswith(_LOGGED_MEASURES)
+                and not np.ndim(value)
+                and not math.isnan(value)
             }
         )
         return output
@@ -222,7 +227,7 @@ class AUCSegTrainer(Trainer):
         return loss, outputs.logits.detach(), part["labels"]
 
     def _samples_to_count(self, batch_size: int) -> int:
-        """How many samples of this rank's batch are not repeats that fill up the last global batch."""
+        """How many samples of this rank's batch are no repeats that fill up the last batch."""
         state = self.accelerator.gradient_state
         if not state.end_of_dataloader or state.remainder <= 0:
             return batch_size
@@ -249,7 +254,11 @@ class AUCSegTrainer(Trainer):
             Whether it did; sharded and foreign models are left to Trainer.
         """
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled or not isinstance(model, PreTrainedModel):
+        if (
+            self.is_deepspeed_enabled
+            or self.is_fsdp_enabled
+            or not isinstance(model, PreTrainedModel)
+        ):
             return False
         saved = type(model.config).from_pretrained(checkpoint)
         if saved.num_labels != model.config.num_labels:
@@ -276,10 +285,12 @@ class AUCSegTrainer(Trainer):
         if not ranks:
             logger.warning("%s holds no memory bank: the bank starts empty", checkpoint)
             return
-        states = [torch.load(_bank_file(checkpoint, rank), weights_only=True) for rank in range(ranks)]
+        states = [
+            torch.load(_bank_file(checkpoint, rank), weights_only=True) for rank in range(ranks)
+        ]
         if ranks != self.args.world_size:
             logger.warning(
-                "%s was saved by %d processes and is resumed by %d: the banks' entries are dealt anew",
+                "%s was saved by %d processes and is resumed by %d: bank entries are dealt anew",
                 checkpoint,
                 ranks,
                 self.args.world_size,
@@ -314,7 +325,9 @@ def _class_id(config: Any, name_or_id: str | int) -> int:
         return int(name_or_id)
     except ValueError:
         names = list(config.id2label.values())
-        raise InputError(f"tail class {name_or_id!r} does not exist: expected one of {names}") from None
+        raise InputError(
+            f"tail class {name_or_id!r} does not exist: expected one of {names}"
+        ) from None
 
 
 def _bank_file(folder: str, rank: int) -> str:

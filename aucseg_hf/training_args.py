@@ -1,4 +1,4 @@
-"""AUCSegTrainingArguments: TrainingArguments with the loss, the memory bank, and fitting defaults."""
+"""AUCSegTrainingArguments: TrainingArguments with the loss, the bank and fitting defaults."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,25 +13,29 @@ from aucseg_hf.configuration_aucseg import BANK_KEYS, LOSS_KEYS
 class AUCSegTrainingArguments(TrainingArguments):
     """Arguments of `AUCSegTrainer`.
 
-    A field of the method left at None takes what `model.config.aucseg` says, else the method's default.
-    These defaults differ from `TrainingArguments`: learning_rate 6e-5, weight_decay 0.01, the best
-    checkpoint (where it is loaded at the end) is the one with the best mean_iou, a non-finite loss is
-    shown instead of hidden, no columns are removed, unused parameters are not searched for.
+    A field of the method left at None takes what `model.config.aucseg` says, else the method's
+    default. These defaults differ from `TrainingArguments`: learning_rate 6e-5, weight_decay 0.01,
+    the best checkpoint (where it is loaded at the end) is the one with the best mean_iou, a
+    non-finite loss is shown instead of hidden, no columns are removed, unused parameters are not
+    searched for.
     """
 
     auc_weight: float | None = field(
-        default=None, metadata={"help": "Weight of the pixel AUC loss; 0 trains with cross-entropy."}
+        default=None,
+        metadata={"help": "Weight of the pixel AUC loss; 0 trains with cross-entropy."},
     )
     ce_weight: float | None = field(default=None, metadata={"help": "Weight of cross-entropy."})
     surrogate: str | None = field(
         default=None, metadata={"help": "AUC surrogate: square, hinge or exp."}
     )
     scheme: str | None = field(
-        default=None, metadata={"help": "Multi-class AUC: ovo (one versus one) or ova (versus all)."}
+        default=None,
+        metadata={"help": "Multi-class AUC: ovo (one versus one) or ova (versus all)."},
     )
     gamma: float | None = field(default=None, metadata={"help": "Margin of the AUC surrogate."})
     memory_bank: bool = field(
-        default=True, metadata={"help": "Paste stored tail objects into training images lacking them."}
+        default=True,
+        metadata={"help": "Paste stored tail objects into training images lacking them."},
     )
     tail_classes: list[str] | None = field(
         default=None, metadata={"help": "Tail classes, ids or names, for the bank and the report."}
@@ -46,7 +50,8 @@ class AUCSegTrainingArguments(TrainingArguments):
         default=None, metadata={"help": "Size of pasted objects relative to the original (R_R)."}
     )
     replacement: str | None = field(
-        default=None, metadata={"help": "Which entry a full memory gives up: random, fifo, lifo, ..."}
+        default=None,
+        metadata={"help": "Which entry a full memory gives up: random, fifo, lifo, ..."},
     )
 
     learning_rate: float = field(default=6e-5, metadata={"help": "Peak learning rate."})
@@ -62,7 +67,7 @@ class AUCSegTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        """Chooses the measure of the best checkpoint; pins memory only where there is an accelerator."""
+        """Chooses the measure of the best checkpoint; pins memory for an accelerator only."""
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
         if self.load_best_model_at_end and self.metric_for_best_model is None:
             self.metric_for_best_model = "mean_iou"

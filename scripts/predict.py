@@ -1,6 +1,6 @@
 """Writes label maps and coloured overlays of images at their native size.
 
-    python scripts/predict.py IMAGE... --model DIR_OR_ID --output_dir predictions
+python scripts/predict.py IMAGE... --model DIR_OR_ID --output_dir predictions
 """
 
 import argparse
@@ -62,7 +62,9 @@ def _output_names(paths: list[Path]) -> list[str]:
     """File stems, with the folder's name before those that would collide."""
     stems = [path.stem for path in paths]
     names = [
-        stem if stems.count(stem) == 1 else "_".join([*path.parent.parts[-1:], path.name]).replace(".", "_")
+        stem
+        if stems.count(stem) == 1
+        else "_".join([*path.parent.parts[-1:], path.name]).replace(".", "_")
         for stem, path in zip(stems, paths, strict=True)
     ]
     if len(set(names)) < len(names):

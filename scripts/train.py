@@ -49,17 +49,20 @@ class DataArguments:
         default="scenes", metadata={"help": "scenes, or a folder DIR/{train,val}/{images,labels}."}
     )
     model: str = field(
-        default="b0", metadata={"help": "SegFormer size b0..b5 from scratch, a folder, or a hub id."}
+        default="b0",
+        metadata={"help": "SegFormer size b0..b5 from scratch, a folder, or a hub id."},
     )
     replace_head: bool = field(
-        default=False, metadata={"help": "Accept a checkpoint with other classes, start its head anew."}
+        default=False,
+        metadata={"help": "Accept a checkpoint with other classes, start its head anew."},
     )
     id2label: str | None = field(
         default=None,
         metadata={"help": "Class names: a JSON file or name,name,...; default DIR/id2label.json."},
     )
     palette: str | None = field(
-        default=None, metadata={"help": "JSON file of one [r, g, b] a class; default DIR/palette.json."}
+        default=None,
+        metadata={"help": "JSON file of one [r, g, b] a class; default DIR/palette.json."},
     )
     crop_size: list[int] | None = field(
         default=None,
@@ -128,7 +131,9 @@ def _split(benchmark: Benchmark, *names: str):
     for name in names:
         if name in benchmark:
             return benchmark[name]
-    raise InputError(f"expected a split {names[0]!r} in {benchmark.info.name}, got {list(benchmark)}")
+    raise InputError(
+        f"expected a split {names[0]!r} in {benchmark.info.name}, got {list(benchmark)}"
+    )
 
 
 def _crop_size(data: DataArguments, records: Sequence) -> tuple[int, int]:
@@ -136,7 +141,9 @@ def _crop_size(data: DataArguments, records: Sequence) -> tuple[int, int]:
         width, height = records[0]["image"].size
         return min(512, height), min(512, width)
     if not 1 <= len(data.crop_size) <= 2 or min(data.crop_size) < 32:
-        raise InputError(f"expected --crop_size SIDE or HEIGHT WIDTH of >= 32, got {data.crop_size}")
+        raise InputError(
+            f"expected --crop_size SIDE or HEIGHT WIDTH of >= 32, got {data.crop_size}"
+        )
     return data.crop_size[0], data.crop_size[-1]
 
 

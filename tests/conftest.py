@@ -52,7 +52,7 @@ def tiny_model() -> AUCSegForSemanticSegmentation:
 
 
 def write_pairs(folder: Path, num_train: int = 6, num_val: int = 3, size=(48, 40)) -> Path:
-    """A folder of pairs with four classes: vertical bands, and a square of class 3 in every third."""
+    """A folder of four classes: vertical bands, and a square of class 3 in every third image."""
     (folder / "id2label.json").parent.mkdir(parents=True, exist_ok=True)
     (folder / "id2label.json").write_text('{"0": "sky", "1": "road", "2": "car", "3": "sign"}')
     rng = np.random.default_rng(0)
@@ -68,7 +68,9 @@ def write_pairs(folder: Path, num_train: int = 6, num_val: int = 3, size=(48, 40
             if i % 3 == 0:
                 label[10:14, 5:9] = 3
             colors = np.array([[80, 120, 220], [90, 90, 90], [200, 30, 30], [250, 240, 20]])
-            image = colors[np.where(label == 255, 0, label)] + rng.integers(-20, 20, (*label.shape, 3))
+            image = colors[np.where(label == 255, 0, label)] + rng.integers(
+                -20, 20, (*label.shape, 3)
+            )
             image = image.clip(0, 255).astype(np.uint8)
             PIL.Image.fromarray(image).save(folder / split / "images" / f"{i:03}.jpg", quality=95)
             PIL.Image.fromarray(label).save(folder / split / "labels" / f"{i:03}.png")

@@ -24,7 +24,10 @@ def test_a_size_gives_random_weights_and_class_names():
 def test_encoder_of_an_image_classifier_is_taken(tmp_path):
     native = SegformerForImageClassification(
         SegformerConfig(
-            num_labels=7, hidden_sizes=[8, 8, 16, 16], depths=[1] * 4, num_attention_heads=[1, 1, 2, 2]
+            num_labels=7,
+            hidden_sizes=[8, 8, 16, 16],
+            depths=[1] * 4,
+            num_attention_heads=[1, 1, 2, 2],
         )
     )
     native.save_pretrained(tmp_path)

@@ -26,7 +26,8 @@ def job(folder, batch_size):
         per_device_eval_batch_size=2,
         **STEP,
     )
-    # Batch norm sees each rank's samples alone: left out, so that ranks can be compared with one process.
+    # Batch norm sees each rank's samples alone: left out, so that ranks can be compared with one
+    # process.
     trainer.model.decode_head.batch_norm = torch.nn.Identity()
     metrics = trainer.evaluate()
     gradients = gradients_after_one_step(trainer)

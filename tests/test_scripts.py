@@ -13,7 +13,15 @@ from conftest import ROOT, tiny_config
 from aucseg_hf import AUCSegForSemanticSegmentation
 from aucseg_hf.backbones import load_image_processor
 
-QUICK = ["--max_steps", "2", "--per_device_train_batch_size", "2", "--use_cpu", "--save_strategy", "no"]
+QUICK = [
+    "--max_steps",
+    "2",
+    "--per_device_train_batch_size",
+    "2",
+    "--use_cpu",
+    "--save_strategy",
+    "no",
+]
 QUICK += ["--eval_strategy", "no", "--load_best_model_at_end", "False"]
 
 
@@ -152,7 +160,9 @@ def test_recipes(pairs, tmp_path):
     recipe.write_text("datset: x\n")
     assert_one_sentence(train(recipe, cwd=tmp_path), "datset", "dataset")
     assert_one_sentence(train(tmp_path / "none.yaml", cwd=tmp_path), "none.yaml")
-    recipe.write_text(f"dataset: {pairs}\nmodel: {save_tiny_model(tmp_path / 'tiny')}\nmax_steps: 7\n")
+    recipe.write_text(
+        f"dataset: {pairs}\nmodel: {save_tiny_model(tmp_path / 'tiny')}\nmax_steps: 7\n"
+    )
     result = train(recipe, "--output_dir", tmp_path / "out", *QUICK)
     assert result.returncode == 0, result.stderr
     assert json.loads((tmp_path / "out/report.json").read_text())["steps"] == 2
@@ -178,7 +188,9 @@ def test_predict_refuses_bad_input(pairs, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "steps"), [("b0", 100), ("mobilenet", 40)])
-def test_camvid_loss_falls_and_the_pipeline_labels_an_image(request, camvid, tmp_path, model, steps):
+def test_camvid_loss_falls_and_the_pipeline_labels_an_image(
+    request, camvid, tmp_path, model, steps
+):
     name = str(request.getfixturevalue("mobilenet")) if model == "mobilenet" else model
     tail = ["pole", "signsymbol", "fence", "pedestrian", "bicyclist"]
     out = tmp_path / "out"

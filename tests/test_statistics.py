@@ -25,7 +25,8 @@ def test_camvid_equals_the_published_counts(camvid):
 
 def test_counts_of_a_hand_made_folder(pairs):
     statistics = ClassStatistics.from_dataset(load_benchmark(pairs, split="train"), 4)
-    # 40 rows of 48 pixels, the first void: three bands of 16; a 4 x 4 sign on the sky of 2 images in 6.
+    # 40 rows of 48 pixels, the first void: three bands of 16; a 4 x 4 sign on the sky of 2 images
+    # in 6.
     assert statistics.pixel_counts.tolist() == [6 * 39 * 16 - 32, 6 * 39 * 16, 6 * 39 * 16, 32]
     assert statistics.image_counts.tolist() == [6, 6, 6, 2]
     assert statistics.groups == {"head": [0, 1, 2], "middle": [], "tail": [3]}

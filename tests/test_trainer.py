@@ -75,7 +75,7 @@ def gradients_after_one_step(trainer):
 
 
 def test_accumulated_gradient_is_the_mean_of_the_micro_batches(tmp_path):
-    """Stock Trainer does not divide the loss here: segmentation models ignore num_items_in_batch."""
+    """Stock Trainer does not divide the loss here: the models ignore num_items_in_batch."""
     data = RandomScenes(4)
     trainer = make_trainer(
         tmp_path,
@@ -214,7 +214,7 @@ def test_learns_an_easy_task_and_loads_its_best_checkpoint(tmp_path):
 
 
 def test_best_weights_and_resumed_weights_are_really_loaded(tmp_path):
-    """transformers' own loader matches 8 of SegFormer's tensors and says nothing more than a warning."""
+    """transformers' own loader matches 8 of SegFormer's tensors, and only warns."""
     trainer = make_trainer(tmp_path, max_steps=2, save_strategy="steps", save_steps=1)
     trainer.train()
     checkpoint = tmp_path / "checkpoint-1"
@@ -254,7 +254,9 @@ def test_resume_equals_an_uninterrupted_run(tmp_path, stop):
         return trainer
 
     whole = run("whole")
-    shutil.copytree(tmp_path / "whole" / f"checkpoint-{stop}", tmp_path / "cut" / f"checkpoint-{stop}")
+    shutil.copytree(
+        tmp_path / "whole" / f"checkpoint-{stop}", tmp_path / "cut" / f"checkpoint-{stop}"
+    )
     resumed = run("cut", resume_from_checkpoint=True)
     for name in ("whole", "cut"):
         assert (tmp_path / name / "checkpoint-8" / "memory_bank_0.pt").is_file()

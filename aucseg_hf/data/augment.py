@@ -18,8 +18,8 @@ class TrainAugmentation:
     Args:
         crop_size: (height, width) of the result, in pixels.
         scale: Range of the random resize factor.
-        cat_max_ratio: A crop in which one class covers more than this share is drawn again, up to ten
-            times.
+        cat_max_ratio: A crop in which one class covers more than this share is drawn again, up to
+            ten times.
         photometric: Whether to change brightness, contrast, saturation and hue.
     """
 
@@ -39,8 +39,9 @@ class TrainAugmentation:
             generator: Source of every random choice; its state decides the result.
 
         Returns:
-            uint8 image [3, crop height, crop width] and uint8 label of the same size. Where the scaled
-            image is smaller than the crop, the image is padded with its mean colour, the label with void.
+            uint8 image [3, crop height, crop width] and uint8 label of the same size. Where the
+            scaled image is smaller than the crop, the image is padded with its mean colour, the
+            label with void.
         """
         height, width = label.shape
         factor = _uniform(generator, *self.scale)

@@ -86,7 +86,8 @@ class Benchmark(DatasetDict):
         """Checks every file on disk (`folder.check_pairs`).
 
         Raises:
-            InputError: If a file is unreadable or truncated, or an image and its label differ in size.
+            InputError: If a file is unreadable or truncated, or an image and its label differ in
+                size.
         """
         for split, pairs in self.files.items():
             check_pairs(pairs, f"checking {split} files")
@@ -152,9 +153,7 @@ def load_scenes(
     for split, count in (("train", num_train), ("val", num_val)):
         if count < 1:
             raise InputError(f"expected at least one scene in split {split}, got {count}")
-        features = Features(
-            {part: Scene(part, split, seed, shape) for part in ("image", "label")}
-        )
+        features = Features({part: Scene(part, split, seed, shape) for part in ("image", "label")})
         indices = list(range(count))
         splits[split] = Dataset.from_dict({"image": indices, "label": indices}, features=features)
     return Benchmark(splits, BenchmarkInfo("scenes", scenes.CLASS_NAMES, scenes.PALETTE), {})
@@ -170,8 +169,10 @@ def load_folder(
 
     Args:
         path: The folder.
-        id2label: Class names, as `read_class_names` takes them; by default `id2label.json` in the folder.
-        palette: Colours, as `read_palette` takes them; by default `palette.json` in the folder, if any.
+        id2label: Class names, as `read_class_names` takes them; by default `id2label.json` in the
+            folder.
+        palette: Colours, as `read_palette` takes them; by default `palette.json` in the folder, if
+            any.
         ignore_index: Raw id of pixels without a class.
 
     Raises:
@@ -212,11 +213,12 @@ def load_benchmark(
     Args:
         name_or_path: "scenes", or a folder DIR/{train,val}/{images,labels}.
         split: Return only this split, as a `datasets.Dataset`.
-        **options: Those of `load_scenes` (size, seed, ...) or `load_folder` (id2label, palette, ...).
+        **options: Those of `load_scenes` (size, seed, ...) or `load_folder` (id2label, palette,
+            ...).
 
     Returns:
-        A `datasets.DatasetDict` of {"image", "label"} records whose `info` holds class names, ignore
-        index and colours.
+        A `datasets.DatasetDict` of {"image", "label"} records whose `info` holds class names,
+        ignore index and colours.
 
     Raises:
         InputError: If there is no such benchmark, folder or split.

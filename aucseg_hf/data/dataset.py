@@ -1,4 +1,4 @@
-"""SegmentationDataset: records of {"image", "label"} as normalised tensors, repeatably augmented."""
+"""SegmentationDataset: {"image", "label"} records as normalised tensors, repeatably augmented."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -65,7 +65,8 @@ class SegmentationDataset(torch.utils.data.Dataset):
             `pixel_values`, float32 [3, H, W], and `labels`, int64 [H, W].
 
         Raises:
-            InputError: If a file cannot be read, image and label differ in size, or a label id has no class.
+            InputError: If a file cannot be read, image and label differ in size, or a label id has
+                no class.
         """
         image, label = self.read(index)
         if self.augmentation is not None:
@@ -87,7 +88,9 @@ class SegmentationDataset(torch.utils.data.Dataset):
             record = self.records[index]
         except (OSError, SyntaxError) as error:
             raise InputError(f"cannot read {self._unreadable(index)}: {error}") from error
-        names = [getattr(record[key], "filename", "") or f"{key} {index}" for key in ("image", "label")]
+        names = [
+            getattr(record[key], "filename", "") or f"{key} {index}" for key in ("image", "label")
+        ]
         image = F.pil_to_tensor(record["image"].convert("RGB"))
         label = torch.from_numpy(self.label_rule(record["label"], names[1]))
         if image.shape[1:] != label.shape:
@@ -112,7 +115,8 @@ def collate(batch: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor | list
     """Stacks a batch; images of different sizes stay a list, for evaluation one at a time.
 
     Args:
-        batch: Examples with `pixel_values` and `labels`, tensors or arrays; other keys are left out.
+        batch: Examples with `pixel_values` and `labels`, tensors or arrays; other keys are left
+            out.
 
     Returns:
         `pixel_values` [B, 3, H, W] and `labels` [B, H, W], or two lists of B tensors.

@@ -17,14 +17,15 @@ def find_splits(folder: Path) -> dict[str, Pairs]:
     """Finds the image/label pairs of every split of a folder.
 
     Args:
-        folder: Holds one sub-folder a split, each with `images` and `labels`; files pair up by their
-            path below those two, without the suffix.
+        folder: Holds one sub-folder a split, each with `images` and `labels`; files pair up by
+            their path below those two, without the suffix.
 
     Returns:
         Split name -> sorted (image, label) paths.
 
     Raises:
-        InputError: If the folder or the layout is missing, a split is empty, or a file lacks its pair.
+        InputError: If the folder or the layout is missing, a split is empty, or a file lacks its
+            pair.
     """
     if not folder.is_dir():
         raise InputError(f"no such folder: {folder}")
@@ -72,7 +73,8 @@ def check_pairs(pairs: Pairs, description: str = "checking files") -> None:
         description: Text of the progress bar.
 
     Raises:
-        InputError: If a file cannot be read or is truncated, or an image and its label differ in size.
+        InputError: If a file cannot be read or is truncated, or an image and its label differ in
+            size.
     """
     with ThreadPoolExecutor() as pool:
         for _ in tqdm(

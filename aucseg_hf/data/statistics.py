@@ -53,11 +53,13 @@ class ClassStatistics:
             progress: Show a progress bar.
 
         Raises:
-            InputError: If a label holds an id outside the range, or `tail_classes` a class that does
-                not exist.
+            InputError: If a label holds an id outside the range, or `tail_classes` a class that
+                does not exist.
         """
         rule = LabelRule(num_labels, ignore_index)
-        labels = dataset.select_columns(["label"]) if hasattr(dataset, "select_columns") else dataset
+        labels = (
+            dataset.select_columns(["label"]) if hasattr(dataset, "select_columns") else dataset
+        )
 
         def count(index: int) -> np.ndarray:
             mask = labels[index]["label"]
@@ -69,7 +71,11 @@ class ClassStatistics:
         with ThreadPoolExecutor() as pool:
             counts = pool.map(count, range(len(labels)))
             for counted in tqdm(
-                counts, total=len(labels), desc="counting classes", leave=False, disable=not progress
+                counts,
+                total=len(labels),
+                desc="counting classes",
+                leave=False,
+                disable=not progress,
             ):
                 pixel_counts += counted
                 image_counts += counted > 0
@@ -101,8 +107,8 @@ class ClassStatistics:
     def batch_size_for(self, delta: float) -> int:
         """Smallest batch in which every class appears with probability at least 1 - delta.
 
-        By the union bound over K classes that occur, B >= log(delta / K) / log(1 - min_i p_i), where
-        p_i is the share of images with class i.
+        By the union bound over K classes that occur, B >= log(delta / K) / log(1 - min_i p_i),
+        where p_i is the share of images with class i.
 
         Raises:
             InputError: If delta is not between 0 and 1.
@@ -161,7 +167,9 @@ def split_by_share(
         tail = sorted({int(c) for c in tail_classes})
         missing = [c for c in tail if not 0 <= c < num_labels]
         if missing:
-            raise InputError(f"tail class {missing[0]} does not exist: expected 0..{num_labels - 1}")
+            raise InputError(
+                f"tail class {missing[0]} does not exist: expected 0..{num_labels - 1}"
+            )
     head = [c for c in range(num_labels) if shares[c] >= HEAD_SHARE and c not in tail]
     middle = [c for c in range(num_labels) if c not in head and c not in tail]
     return {"head": head, "middle": middle, "tail": tail}

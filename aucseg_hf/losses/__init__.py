@@ -4,8 +4,8 @@ Pure torch; usable in any training loop.
 """
 
 from aucseg_hf.losses.auc import PixelAUCLoss, pixel_auc_loss
-from aucseg_hf.losses.terms import SegmentationLossOutput
 from aucseg_hf.losses.segmentation import SegmentationLoss, segmentation_loss
+from aucseg_hf.losses.terms import SegmentationLossOutput
 
 __all__ = [
     "PixelAUCLoss",

@@ -8,18 +8,9 @@ CPU. Where it cannot be built, one warning is given and the PyTorch sweep does t
 from __future__ import annotations
 
 import ctypes
-import functools
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
-import warnings
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from aucseg_hf.losses.inputs import Batches
 from aucseg_hf.losses.plan import SweepPlan, SweepResult

@@ -364,8 +364,8 @@ template <typename T, typename Surrogate, bool kBounded> class Worker {
   void finish_pixels(int r) {
     for (int t = 0; t < kTile; ++t) {
       const int rank = ranks[r][t];
-      const T sum = sums_of_powers[r][t], log_sum = std::log(sum);
-      factor[r][t] = T((pixel[r][t] + a.spread * valids[r][t]) * a.ce_scale / sum);
+      const T sum = sums_of_powers[r][t];
+      factor[r][t] = T((pixel[r][t] + a.spread * valids[r][t]) * a.ce_scale) / sum;
       own_power[r][t] = 1;
       if (rank < 0) continue;
       double surprise;
@@ -376,9 +376,10 @@ template <typename T, typename Surrogate, bool kBounded> class Worker {
         const T above = lane(upper.logits, rank, t), below = lane(lower.logits, rank, t);
         const T z = above + weight[r] * (below - above);
         own_power[r][t] = exponential<T>(fill<T>(z))[0];
-        surprise = log_sum + (double(peaks[r][t]) - z);
+        surprise = std::log(sum) + (double(peaks[r][t]) - z);
       }
-      sums[0] += pixel[r][t] * surprise + a.spread * (log_sum + double(peaks[r][t]));
+      sums[0] += pixel[r][t] * surprise;
+      if (a.spread > 0) sums[0] += a.spread * (std::log(sum) + double(peaks[r][t]));
     }
   }
 
