@@ -14,11 +14,12 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from transformers.utils import logging
 
+from aucseg_hf.accumulation import MicroBatch, first_pass
 from aucseg_hf.configuration_aucseg import BANK_KEYS, LOSS_KEYS, resolve_settings
 from aucseg_hf.data.dataset import collate
 from aucseg_hf.data.statistics import ClassStatistics
 from aucseg_hf.errors import InputError
-from aucseg_hf.losses import SegmentationLoss
+from aucseg_hf.losses import SegmentationLoss, SegmentationLossOutput
 from aucseg_hf.memory_bank import TailMemoryBank
 from aucseg_hf.metrics import SegmentationMetrics
 from aucseg_hf.training_args import AUCSegTrainingArguments
@@ -109,6 +110,9 @@ class AUCSegTrainer(Trainer):
         self._metrics: SegmentationMetrics | None = None
         self._terms: dict[str, torch.Tensor | float] = defaultdict(float)
         self._terms_weight = 0.0
+        # With auc_accumulation="exact": the batches of a step, and those of them still to be run.
+        self._step_batches: list[dict[str, Any]] = []
+        self._micro_batches: list[MicroBatch] = []
         if hasattr(self.train_dataset, "set_epoch"):
             self.add_callback(_EpochCallback(self.train_dataset))
 
@@ -142,18 +146,53 @@ class AUCSegTrainer(Trainer):
         Returns:
             The loss, a scalar, and with `return_outputs` the model's output.
         """
+        if model.training and self._step_batches:
+            return self._exact_loss(model, return_outputs)
         pixel_values, labels = inputs["pixel_values"], inputs["labels"]
-        if model.training and self.bank is not None:
-            clean = labels
-            pixel_values, labels = self.bank(pixel_values, labels)
-            self._record(pasted_share=(labels != clean).float().mean())
+        if model.training:
+            pixel_values, labels = self._paste(pixel_values, labels)
         outputs = model(pixel_values=pixel_values)
         criterion = self.training_loss if model.training else self.evaluation_loss
         terms = criterion(outputs.logits, labels)
         if model.training:
-            self._record(loss_ce=terms.ce, loss_auc=terms.auc)
-            self._terms_weight += 1 / self.current_gradient_accumulation_steps
+            self._record_terms(terms)
         return (terms.loss, outputs) if return_outputs else terms.loss
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[dict[str, Any]], Any]:
+        """Keeps the micro-batches of a step together where their AUC has to be exact."""
+        samples, num_items = super().get_batch_samples(*args, **kwargs)
+        exact = self.args.auc_accumulation == "exact" and len(samples) > 1
+        self._step_batches = list(samples) if exact else []
+        self._micro_batches = []
+        return samples, num_items
+
+    def _exact_loss(
+        self, model: nn.Module, return_outputs: bool
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
+        """The loss of all micro-batches of this step, with the next one's share of its gradient."""
+        if not self._micro_batches:
+            inputs = [self._prepare_inputs(batch) for batch in self._step_batches]
+            pasted = [self._paste(batch["pixel_values"], batch["labels"]) for batch in inputs]
+            self._micro_batches = first_pass(
+                model, self.training_loss, pasted, self.compute_loss_context_manager
+            )
+        micro_batch = self._micro_batches.pop(0)
+        loss, outputs = micro_batch.forward(model, len(self._step_batches))
+        self._record_terms(micro_batch.terms)
+        return (loss, outputs) if return_outputs else loss
+
+    def _paste(
+        self, pixel_values: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.bank is None:
+            return pixel_values, labels
+        pasted_values, pasted_labels = self.bank(pixel_values, labels)
+        self._record(pasted_share=(pasted_labels != labels).float().mean())
+        return pasted_values, pasted_labels
+
+    def _record_terms(self, terms: SegmentationLossOutput) -> None:
+        self._record(loss_ce=terms.ce, loss_auc=terms.auc)
+        self._terms_weight += 1 / self.current_gradient_accumulation_steps
 
     def _record(self, **terms: torch.Tensor) -> None:
         for name, value in terms.items():
@@ -181,7 +220,7 @@ class AUCSegTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Runs Trainer's loop with streaming `SegmentationMetrics`, summed over ranks at the end."""
+        """Runs Trainer's loop with `SegmentationMetrics`, summed over ranks at the end."""
         self._metrics = SegmentationMetrics(
             self.model.config.num_labels, ignore_index=self.ignore_index, groups=self.groups
         )

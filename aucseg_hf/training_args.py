@@ -7,6 +7,7 @@ import torch
 from transformers import TrainingArguments
 
 from aucseg_hf.configuration_aucseg import BANK_KEYS, LOSS_KEYS
+from aucseg_hf.errors import InputError
 
 
 @dataclass
@@ -54,6 +55,14 @@ class AUCSegTrainingArguments(TrainingArguments):
         metadata={"help": "Which entry a full memory gives up: random, fifo, lifo, ..."},
     )
 
+    auc_accumulation: str = field(
+        default="local",
+        metadata={
+            "help": "AUC under gradient accumulation: local (mean over micro-batches) or exact (of "
+            "the whole effective batch, at the price of one more forward pass).",
+        },
+    )
+
     learning_rate: float = field(default=6e-5, metadata={"help": "Peak learning rate."})
     weight_decay: float = field(default=0.01, metadata={"help": "Weight decay."})
     logging_nan_inf_filter: bool = field(
@@ -68,6 +77,10 @@ class AUCSegTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         """Chooses the measure of the best checkpoint; pins memory for an accelerator only."""
+        if self.auc_accumulation not in ("local", "exact"):
+            raise InputError(
+                f"expected auc_accumulation local or exact, got {self.auc_accumulation!r}"
+            )
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
         if self.load_best_model_at_end and self.metric_for_best_model is None:
             self.metric_for_best_model = "mean_iou"

@@ -6,7 +6,13 @@ import PIL.Image
 import pytest
 import torch
 
-from aucseg_hf import AUCSegConfig, AUCSegForSemanticSegmentation
+# Before huggingface_hub is imported: a model that does not exist is then refused without waiting.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# Models here are tiny: more threads than one would only wait for each other.
+torch.set_num_threads(1)
+
+from aucseg_hf import AUCSegConfig, AUCSegForSemanticSegmentation  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -32,17 +38,17 @@ def mobilenet() -> Path:
 
 
 def tiny_config(num_labels: int = 4, **kwargs) -> AUCSegConfig:
-    return AUCSegConfig(
-        num_labels=num_labels,
-        depths=[1, 1, 1, 1],
-        hidden_sizes=[8, 8, 16, 16],
-        num_attention_heads=[1, 1, 2, 2],
-        decoder_hidden_size=16,
-        hidden_dropout_prob=0.0,
-        classifier_dropout_prob=0.0,
-        drop_path_rate=0.0,
+    options = {
+        "depths": [1, 1, 1, 1],
+        "hidden_sizes": [8, 8, 16, 16],
+        "num_attention_heads": [1, 1, 2, 2],
+        "decoder_hidden_size": 16,
+        "hidden_dropout_prob": 0.0,
+        "classifier_dropout_prob": 0.0,
+        "drop_path_rate": 0.0,
         **kwargs,
-    )
+    }
+    return AUCSegConfig(num_labels=num_labels, **options)
 
 
 @pytest.fixture

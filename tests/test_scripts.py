@@ -1,5 +1,6 @@
 """The scripts as a user starts them: real processes, real files."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from conftest import ROOT, tiny_config
 
 from aucseg_hf import AUCSegForSemanticSegmentation
 from aucseg_hf.backbones import load_image_processor
+from aucseg_hf.cli import run
 
 QUICK = [
     "--max_steps",
@@ -23,6 +25,21 @@ QUICK = [
     "no",
 ]
 QUICK += ["--eval_strategy", "no", "--load_best_model_at_end", "False"]
+
+
+def load_script(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def run_here(monkeypatch, capsys, name, *arguments):
+    """A script in this process, which saves the time of starting one."""
+    monkeypatch.setattr(sys, "argv", [name, *(str(argument) for argument in arguments)])
+    status = run(load_script(name).main)
+    return subprocess.CompletedProcess(arguments, status, stderr=capsys.readouterr().err)
 
 
 def start(*command, cwd=None):
@@ -143,33 +160,42 @@ FAULTS = [
 ]  # fmt: skip
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
-def test_bad_input_is_one_sentence_and_leaves_nothing(pairs, tmp_path, fault):
+def test_bad_input_is_one_sentence_and_leaves_nothing(pairs, tmp_path, monkeypatch, capsys, fault):
     arguments, words = corrupt(pairs, fault)
     out = tmp_path / "out"
     base = ["--dataset", pairs, "--model", save_tiny_model(tmp_path / "tiny")]
-    result = train(*base, "--output_dir", out, *QUICK, *arguments)
-    assert_one_sentence(result, *words)
+    command = [*base, "--output_dir", out, *QUICK, *arguments]
+    assert_one_sentence(run_here(monkeypatch, capsys, "train", *command), *words)
     assert not out.exists()
 
 
 @pytest.mark.slow
-def test_recipes(pairs, tmp_path):
+@pytest.mark.parametrize("fault", ["no such folder", "truncated image", "negative weight"])
+def test_bad_input_in_a_process_of_its_own(pairs, tmp_path, fault):
+    arguments, words = corrupt(pairs, fault)
+    base = ["--dataset", pairs, "--model", save_tiny_model(tmp_path / "tiny")]
+    assert_one_sentence(train(*base, *QUICK, *arguments, cwd=tmp_path), *words)
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_recipes(pairs, tmp_path, monkeypatch, capsys):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("datset: x\n")
-    assert_one_sentence(train(recipe, cwd=tmp_path), "datset", "dataset")
-    assert_one_sentence(train(tmp_path / "none.yaml", cwd=tmp_path), "none.yaml")
+    result = run_here(monkeypatch, capsys, "train", recipe)
+    assert_one_sentence(result, "datset", "dataset")
+    result = run_here(monkeypatch, capsys, "train", tmp_path / "none.yaml")
+    assert_one_sentence(result, "none.yaml")
     recipe.write_text(
         f"dataset: {pairs}\nmodel: {save_tiny_model(tmp_path / 'tiny')}\nmax_steps: 7\n"
     )
-    result = train(recipe, "--output_dir", tmp_path / "out", *QUICK)
-    assert result.returncode == 0, result.stderr
-    assert json.loads((tmp_path / "out/report.json").read_text())["steps"] == 2
+    out = tmp_path / "out"
+    result = run_here(monkeypatch, capsys, "train", recipe, "--output_dir", out, *QUICK)
+    assert result.returncode == 0
+    assert json.loads((out / "report.json").read_text())["steps"] == 2
 
 
-@pytest.mark.slow
-def test_predict_refuses_bad_input(pairs, tmp_path):
+def test_predict_refuses_bad_input(pairs, tmp_path, monkeypatch, capsys):
     model = save_tiny_model(tmp_path / "tiny")
     out = tmp_path / "out"
     broken = tmp_path / "broken.png"
@@ -182,21 +208,24 @@ def test_predict_refuses_bad_input(pairs, tmp_path):
         ([pairs / "val/images/000.jpg", "--model", model, "--window", "-3"], "-3"),
     ]
     for arguments, word in cases:
-        assert_one_sentence(predict(*arguments, "--output_dir", out), word)
+        command = [*arguments, "--output_dir", out]
+        assert_one_sentence(run_here(monkeypatch, capsys, "predict", *command), word)
         assert not list(out.glob("*"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("model", "steps"), [("b0", 100), ("mobilenet", 40)])
+@pytest.mark.parametrize(
+    ("model", "steps", "learning_rate"), [("b0", 100, 3e-4), ("mobilenet", 40, 3e-3)]
+)
 def test_camvid_loss_falls_and_the_pipeline_labels_an_image(
-    request, camvid, tmp_path, model, steps
+    request, camvid, tmp_path, model, steps, learning_rate
 ):
     name = str(request.getfixturevalue("mobilenet")) if model == "mobilenet" else model
     tail = ["pole", "signsymbol", "fence", "pedestrian", "bicyclist"]
     out = tmp_path / "out"
     arguments = ["--dataset", camvid, "--model", name, "--output_dir", out, "--use_cpu"]
     arguments += ["--max_steps", steps, "--per_device_train_batch_size", 4, "--logging_steps", 5]
-    arguments += ["--crop_size", 128, "--scale", 0.4, 0.6, "--learning_rate", 3e-4]
+    arguments += ["--crop_size", 128, "--scale", 0.4, 0.6, "--learning_rate", learning_rate]
     arguments += ["--eval_strategy", "no", "--save_strategy", "no"]
     arguments += ["--load_best_model_at_end", "False", "--tail_classes", *tail]
     result = start(

@@ -1,9 +1,6 @@
-// The sweep of moments.py for CPUs, compiled at first use by native.py; same sums, same maps.
-//
-// Work is cut into tasks (image, band of low-resolution rows) and, inside a task, into tiles of
-// kTile output columns. All buffers of a tile stay in the second-level cache. A low-resolution row
-// shared by two tasks is written by the upper one; the lower one keeps its part in a halo that is
-// added afterwards. The result does not depend on the number of threads.
+// One thread's share of the sweep: the pixels of a band of rows, tile by tile.
+
+#pragma once
 
 #include <algorithm>
 #include <cmath>
@@ -12,105 +9,8 @@
 #include <utility>
 #include <vector>
 
-namespace {
-
-constexpr int kTile = 64;
-constexpr int kRows = 8;
-constexpr int kBand = 16;
-
-// Vectors of 64 bytes; the compiler splits them where the machine's registers are shorter.
-template <typename T> struct Lanes;
-template <> struct Lanes<float> {
-  typedef float V __attribute__((vector_size(64)));
-  typedef uint32_t I __attribute__((vector_size(64)));
-  static constexpr int kMantissa = 23, kBias = 127, kTerms = 8;
-  static constexpr float kLow = -87.0f, kHigh = 88.0f;
-  static constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
-  static constexpr float kRound = 12582912.0f;  // 1.5 * 2^23
-};
-template <> struct Lanes<double> {
-  typedef double V __attribute__((vector_size(64)));
-  typedef uint64_t I __attribute__((vector_size(64)));
-  static constexpr int kMantissa = 52, kBias = 1023, kTerms = 15;
-  static constexpr double kLow = -708.0, kHigh = 709.0;
-  static constexpr double kLn2High = 6.93145751953125e-1, kLn2Low = 1.42860682030941723212e-6;
-  static constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
-};
-
-template <typename T> using Vec = typename Lanes<T>::V;
-template <typename T> constexpr int kLanes = 64 / sizeof(T);
-template <typename T> constexpr int kVecs = kTile / kLanes<T>;
-
-template <typename T> Vec<T> fill(T value) { return Vec<T>{} + value; }
-
-// exp by reduction to |r| <= ln(2)/2 and a Taylor polynomial; arguments are clamped to the range
-// in which the result is a normal number.
-template <typename T> inline Vec<T> exponential(Vec<T> x) {
-  using L = Lanes<T>;
-  x = x > L::kLow ? x : fill<T>(L::kLow);
-  x = x < L::kHigh ? x : fill<T>(L::kHigh);
-  Vec<T> shifted = x * T(1.44269504088896340736) + L::kRound;
-  Vec<T> whole = shifted - L::kRound;
-  Vec<T> r = x - whole * L::kLn2High - whole * L::kLn2Low;
-  T inverse_factorial[L::kTerms];
-  inverse_factorial[0] = 1;
-  for (int k = 1; k < L::kTerms; ++k) inverse_factorial[k] = inverse_factorial[k - 1] / k;
-  Vec<T> sum = fill<T>(inverse_factorial[L::kTerms - 1]);
-  for (int k = L::kTerms - 2; k >= 0; --k) sum = sum * r + inverse_factorial[k];
-  // The low mantissa bits of `shifted` hold the whole number.
-  typename L::I power;
-  std::memcpy(&power, &shifted, sizeof power);
-  power = (power + L::kBias) << L::kMantissa;
-  Vec<T> scale;
-  std::memcpy(&scale, &power, sizeof scale);
-  return sum * scale;
-}
-
-template <typename T> inline double total(Vec<T> v) {
-  double sum = 0;
-  for (int i = 0; i < kLanes<T>; ++i) sum += v[i];
-  return sum;
-}
-
-// phi(a - b) = p0(a) + n0(b) + p1(a) n1(b), see surrogates.py.
-template <typename V> struct Terms {
-  V additive, product, additive_slope, product_slope;
-};
-
-struct Square {
-  static constexpr bool kProduct = true;
-  template <typename T> static Terms<Vec<T>> positive(Vec<T> f, T gamma) {
-    Vec<T> margin = gamma - f;
-    return {margin * margin, 2 * margin, -2 * margin, fill<T>(-2)};
-  }
-  template <typename T> static Terms<Vec<T>> negative(Vec<T> f, T) {
-    return {f * f, f, 2 * f, fill<T>(1)};
-  }
-};
-
-struct Hinge {
-  static constexpr bool kProduct = false;
-  template <typename T> static Terms<Vec<T>> positive(Vec<T> f, T gamma) {
-    return {gamma - f, fill<T>(0), fill<T>(-1), fill<T>(0)};
-  }
-  template <typename T> static Terms<Vec<T>> negative(Vec<T> f, T) {
-    return {f, fill<T>(0), fill<T>(1), fill<T>(0)};
-  }
-};
-
-struct Exponential {
-  static constexpr bool kProduct = true;
-  template <typename T> static Terms<Vec<T>> positive(Vec<T> f, T gamma) {
-    Vec<T> value = exponential<T>(-gamma * f);
-    return {fill<T>(0), value, fill<T>(0), -gamma * value};
-  }
-  template <typename T> static Terms<Vec<T>> negative(Vec<T> f, T gamma) {
-    Vec<T> value = exponential<T>(gamma * f);
-    return {fill<T>(0), value, fill<T>(0), gamma * value};
-  }
-};
-
-}  // namespace
+#include "geometry.h"
+#include "lanes.h"
 
 // All fields have 8 bytes, so that native.py can mirror the layout. "Column" c stands for class
 // order[c]; the first `present` columns belong to the AUC.
@@ -128,11 +28,11 @@ extern "C" struct SweepArguments {
   double *ce, *positive, *negative;  // sums to add to: [1], [2, present], [2, present]
 };
 
-namespace {
+namespace aucseg {
 
 using Arguments = SweepArguments;
 
-int64_t read_label(const void* labels, int64_t type, int64_t i) {
+inline int64_t read_label(const void* labels, int64_t type, int64_t i) {
   switch (type) {
     case 0: return static_cast<const uint8_t*>(labels)[i];
     case 1: return static_cast<const int8_t*>(labels)[i];
@@ -141,67 +41,6 @@ int64_t read_label(const void* labels, int64_t type, int64_t i) {
     default: return static_cast<const int64_t*>(labels)[i];
   }
 }
-
-struct Taps {
-  std::vector<int> lower, upper;
-  std::vector<double> weight;
-  Taps(int64_t inputs, int64_t outputs) : lower(outputs), upper(outputs), weight(outputs) {
-    for (int64_t i = 0; i < outputs; ++i) {
-      double position = std::max((i + 0.5) * (double(inputs) / outputs) - 0.5, 0.0);
-      lower[i] = int(std::min<int64_t>(int64_t(position), inputs - 1));
-      upper[i] = int(std::min<int64_t>(lower[i] + 1, inputs - 1));
-      weight[i] = position - lower[i];
-    }
-  }
-};
-
-// Horizontal interpolation of one tile as a dense window [span, kTile] and its transpose.
-template <typename T> struct Tile {
-  int start, low, span, padded;
-  std::vector<Vec<T>> up;    // [span][kVecs]
-  std::vector<Vec<T>> down;  // [kTile][padded / lanes]
-  Tile(const Taps& taps, int start_, int stop) : start(start_), low(taps.lower[start_]) {
-    span = taps.upper[stop - 1] + 1 - low;
-    padded = (span + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
-    up.assign(size_t(span) * kVecs<T>, fill<T>(0));
-    down.assign(size_t(kTile) * padded / kLanes<T>, fill<T>(0));
-    T* forward = reinterpret_cast<T*>(up.data());
-    T* backward = reinterpret_cast<T*>(down.data());
-    for (int t = 0; t < stop - start; ++t) {
-      double weight = taps.weight[start + t];
-      int lower = taps.lower[start + t] - low, upper = taps.upper[start + t] - low;
-      forward[lower * kTile + t] += T(1 - weight);
-      forward[upper * kTile + t] += T(weight);
-      backward[t * padded + lower] += T(1 - weight);
-      backward[t * padded + upper] += T(weight);
-    }
-  }
-};
-
-// Output rows row..row+count-1 that read the same two input rows.
-struct Group {
-  int row, count, low, high;
-};
-
-std::vector<Group> group_rows(const Taps& taps) {
-  std::vector<Group> groups;
-  for (int row = 0; row < int(taps.lower.size()); ++row) {
-    if (!groups.empty()) {
-      Group& last = groups.back();
-      if (last.low == taps.lower[row] && last.high == taps.upper[row] && last.count < kRows) {
-        ++last.count;
-        continue;
-      }
-    }
-    groups.push_back({row, 1, taps.lower[row], taps.upper[row]});
-  }
-  return groups;
-}
-
-struct Task {
-  int64_t image;
-  int first, last;  // groups first..last-1
-};
 
 // What is kept of one low-resolution row while its output rows pass: its logits widened to the tile,
 // and the gradient maps of the tile summed over output rows.
@@ -500,88 +339,4 @@ template <typename T, typename Surrogate, bool kBounded> class Worker {
   alignas(64) T sums_of_powers[kRows][kTile], peaks[kRows][kTile], factor[kRows][kTile];
 };
 
-template <typename T, typename Surrogate, bool kBounded> void sweep(const Arguments& a) {
-  const Taps down(a.height, a.rows), across(a.width, a.columns);
-  const std::vector<Group> groups = group_rows(down);
-  std::vector<Tile<T>> tiles;
-  for (int64_t start = 0; start < a.columns; start += kTile)
-    tiles.emplace_back(across, int(start), int(std::min<int64_t>(start + kTile, a.columns)));
-
-  std::vector<Task> tasks;
-  for (int64_t image = 0; image < a.batch; ++image)
-    for (int first = 0; first < int(groups.size());) {
-      int last = first + 1;
-      while (last < int(groups.size()) &&
-             groups[last].low < groups[first].low + kBand && last < first + 4 * kBand)
-        ++last;
-      tasks.push_back({image, first, last});
-      first = last;
-    }
-
-  const int64_t mapped = Surrogate::kProduct ? a.present : 0;
-  const int64_t halo_size = (a.classes + 2 * mapped) * a.width;
-  const int64_t sums_size = 1 + 4 * a.present;
-  std::vector<T> halos(tasks.size() * halo_size, T(0));
-  std::vector<double> sums(tasks.size() * sums_size, 0.0);
-#pragma omp parallel num_threads(int(a.threads))
-  {
-    Worker<T, Surrogate, kBounded> worker(a, down, groups, tiles);
-#pragma omp for schedule(dynamic)
-    for (int64_t i = 0; i < int64_t(tasks.size()); ++i)
-      worker.run(tasks[i], &halos[i * halo_size], &sums[i * sums_size]);
-  }
-
-  for (size_t i = 0; i < tasks.size(); ++i) {
-    const T* halo = &halos[i * halo_size];
-    const int64_t row = groups[tasks[i].first].low;
-    auto add = [&](void* map, int64_t channels) {
-      for (int64_t c = 0; c < channels; ++c, halo += a.width) {
-        T* target = static_cast<T*>(map) +
-            ((tasks[i].image * channels + c) * a.height + row) * a.width;
-        for (int64_t x = 0; x < a.width; ++x) target[x] += halo[x];
-      }
-    };
-    add(a.base, a.classes);
-    add(a.pull, mapped);
-    add(a.push, mapped);
-    const double* part = &sums[i * sums_size];
-    *a.ce += part[0];
-    for (int64_t k = 0; k < 2 * a.present; ++k) a.positive[k] += part[1 + k];
-    for (int64_t k = 0; k < 2 * a.present; ++k) a.negative[k] += part[1 + 2 * a.present + k];
-  }
-}
-
-template <typename T, typename Surrogate> void sweep(const Arguments& a) {
-  a.bounded ? sweep<T, Surrogate, true>(a) : sweep<T, Surrogate, false>(a);
-}
-
-template <typename T> void sweep(const Arguments& a) {
-  switch (a.surrogate) {
-    case 0: return sweep<T, Square>(a);
-    case 1: return sweep<T, Hinge>(a);
-    default: return sweep<T, Exponential>(a);
-  }
-}
-
-}  // namespace
-
-extern "C" void aucseg_sweep(const SweepArguments* a) {
-  a->is_double ? sweep<double>(*a) : sweep<float>(*a);
-}
-
-// Adds the pixels of every class to `counts` [classes]. Returns 1 and sets `unknown` at the first id
-// that is neither a class nor `ignore_index`, else 0.
-extern "C" int64_t aucseg_count(const void* labels, int64_t label_type, int64_t size,
-                                int64_t ignore_index, int64_t classes, int64_t* counts,
-                                int64_t* unknown) {
-  for (int64_t i = 0; i < size; ++i) {
-    const int64_t id = read_label(labels, label_type, i);
-    if (id == ignore_index) continue;
-    if (id < 0 || id >= classes) {
-      *unknown = id;
-      return 1;
-    }
-    ++counts[id];
-  }
-  return 0;
-}
+}  // namespace aucseg
