@@ -7,12 +7,14 @@
 Without a recipe and without --dataset, scripts/recipes/scenes.yaml is used: the embedded benchmark.
 """
 
+import os
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from transformers import set_seed
 
 from aucseg_hf import (
@@ -79,6 +81,7 @@ def main(arguments: list[str]) -> None:
         (DataArguments, AUCSegTrainingArguments), arguments, DEFAULTS, _default_recipe
     )
     started = time.perf_counter()
+    _use_all_cores(args)
     set_seed(args.seed)
     benchmark = _load(data)
     info = benchmark.info
@@ -112,6 +115,12 @@ def main(arguments: list[str]) -> None:
     trainer.save_state()
     if trainer.is_world_process_zero():
         print(write_report(trainer, info, statistics, time.perf_counter() - started))
+
+
+def _use_all_cores(args: AUCSegTrainingArguments) -> None:
+    """Undoes the single thread that `accelerate launch` gives a process on a CPU by default."""
+    if args.device.type == "cpu" and os.environ.get("OMP_NUM_THREADS") == "1":
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // args.world_size))
 
 
 def _default_recipe(arguments: Sequence[str]) -> Path | None:

@@ -1,6 +1,7 @@
 """load_benchmark: the embedded scenes, or a folder of pairs, as a DatasetDict with class names."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +17,8 @@ from aucseg_hf.data import scenes
 from aucseg_hf.data.folder import Pairs, check_pairs, find_splits, read_class_names, read_palette
 from aucseg_hf.data.labels import VOID, LabelRule
 from aucseg_hf.errors import InputError
+
+_CACHE_BYTES = 64 * 2**20
 
 Palette = tuple[tuple[int, int, int], ...]
 
@@ -116,7 +119,7 @@ class Scene:
 
     def decode_example(self, value: int, token_per_repo_id: dict | None = None) -> PIL.Image.Image:
         """Draws the scene of the stored index."""
-        image, label = _draw(value, self.split, self.seed, tuple(self.size))
+        image, label = _drawer(tuple(self.size))(value, self.split, self.seed)
         return PIL.Image.fromarray(image if self.part == "image" else label)
 
 
@@ -126,12 +129,16 @@ with warnings.catch_warnings():
     register_feature(Scene, "Scene")
 
 
-# The image and the label of one record are read one after the other: draw them once.
-@lru_cache(maxsize=4)
-def _draw(
-    index: int, split: str, seed: int, size: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    return scenes.draw_scene(index, split=split, seed=seed, size=size)
+@lru_cache(maxsize=8)
+def _drawer(size: tuple[int, int]) -> Callable[[int, str, int], tuple[np.ndarray, np.ndarray]]:
+    """Draws scenes of one size and keeps the latest, so that a small benchmark is drawn once."""
+    bytes_per_scene = 4 * size[0] * size[1]
+
+    @lru_cache(maxsize=max(2, _CACHE_BYTES // bytes_per_scene))
+    def draw(index: int, split: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        return scenes.draw_scene(index, split=split, seed=seed, size=size)
+
+    return draw
 
 
 def load_scenes(
@@ -140,7 +147,7 @@ def load_scenes(
     num_train: int = scenes.SPLIT_SIZES["train"],
     num_val: int = scenes.SPLIT_SIZES["val"],
 ) -> Benchmark:
-    """The embedded long-tail benchmark; images are drawn when they are read, nothing is stored.
+    """The embedded long-tail benchmark; images are drawn when they are read, none is on disk.
 
     Args:
         size: Side, or (height, width), in pixels.

@@ -36,8 +36,8 @@ class _KnownGradient(torch.autograd.Function):
     def backward(ctx: FunctionCtx, incoming: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError(
-                "the pixel AUC loss cannot be differentiated twice: its gradient is computed in the "
-                "forward pass; call backward() without create_graph=True"
+                "the loss cannot be differentiated twice: its gradient is computed in the forward "
+                "pass; call backward() without create_graph=True"
             )
         # Scaling before the cast matters: a loss scaler lifts gradients that float16 would flush.
         gradients = [

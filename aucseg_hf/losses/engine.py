@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -10,15 +12,16 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from aucseg_hf.errors import InputError
+from aucseg_hf.losses import inputs, moments, native
 from aucseg_hf.losses.autograd import attach_gradient
-from aucseg_hf.losses.inputs import Batches, count_labels, pair_batches
-from aucseg_hf.losses.moments import sweep
+from aucseg_hf.losses.inputs import Batches, pair_batches
 from aucseg_hf.losses.pairing import Pairing
 from aucseg_hf.losses.pairwise import pairwise_auc
 from aucseg_hf.losses.plan import CrossEntropyWeights, SweepPlan, SweepResult
 from aucseg_hf.losses.smoothing import add_linear_smoothing
 from aucseg_hf.losses.surrogates import Reduce, SeparableSurrogate
 from aucseg_hf.losses.terms import AUCTerm, CrossEntropyTerm, SegmentationLossOutput
+from aucseg_hf.losses.upsampling import exact_products
 
 
 # The sweep allocates, synchronises and may call compiled code: nothing a graph compiler could gain.
@@ -37,6 +40,11 @@ def evaluate(
     Without `cross_entropy` the output's `loss` is the AUC term alone and `ce` is 0.
     """
     batches = pair_batches(logits, labels)
+    if process_group is not None and not auc.surrogate.sums_over_ranks:
+        raise InputError(
+            "expected gamma >= 1 for a hinge over several ranks, got "
+            f"{auc.surrogate.gamma}: below 1 it sorts the scores of all pixels, which no rank has"
+        )
     world_size = 1 if process_group is None else dist.get_world_size(process_group)
 
     def reduce(values: Tensor) -> Tensor:
@@ -44,8 +52,9 @@ def evaluate(
             dist.all_reduce(values, group=process_group)
         return values
 
-    with torch.autocast(batches[0][0].device.type, enabled=False):
-        with torch.no_grad():
+    device = batches[0][0].device
+    with torch.autocast(device.type, enabled=False):
+        with torch.no_grad(), exact_products(device):
             fused = auc.score == "sigmoid" and isinstance(auc.surrogate, SeparableSurrogate)
             counts = _count(batches, ignore_index, reduce)
             pairing = Pairing.from_counts(counts, auc.scheme)
@@ -58,7 +67,7 @@ def evaluate(
                 # DistributedDataParallel averages gradients that have to be summed here.
                 auc_scale=auc.weight * world_size,
             )
-            result = sweep(batches, plan)
+            result = _sweep(batches, plan)
             if plan.cross_entropy is not None:
                 add_linear_smoothing(batches, plan, result)
             ce, auc_value, gradients = _finish(result, plan, reduce)
@@ -77,9 +86,26 @@ def evaluate(
 def _count(batches: Batches, ignore_index: int, reduce: Reduce) -> Tensor:
     """Pixels of every class in the global batch, int64 [C]."""
     classes = batches[0][0].shape[1]
+    library = _library(batches)
+    if library is None:
+        count = inputs.count_labels
+    else:
+        count = functools.partial(native.count_labels, library)
     return reduce(
-        torch.stack([count_labels(labels, classes, ignore_index) for _, labels in batches]).sum(0)
+        torch.stack([count(labels, classes, ignore_index) for _, labels in batches]).sum(0)
     )
+
+
+def _sweep(batches: Batches, plan: SweepPlan) -> SweepResult:
+    library = _library(batches)
+    if library is None:
+        return moments.sweep(batches, plan)
+    return native.sweep(library, batches, plan)
+
+
+def _library(batches: Batches) -> ctypes.CDLL | None:
+    """The compiled sweep, for tensors on the CPU."""
+    return native.load_library() if batches[0][0].device.type == "cpu" else None
 
 
 def _cross_entropy_weights(

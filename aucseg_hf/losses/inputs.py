@@ -58,9 +58,7 @@ def _check_pair(logits: Tensor, labels: Tensor) -> None:
     if logits.shape[1] < 2:
         raise InputError(f"expected logits of at least 2 classes, got {logits.shape[1]}")
     if labels.ndim != 3:
-        raise InputError(
-            f"expected labels [B,H,W] of class ids, got shape {list(labels.shape)}"
-        )
+        raise InputError(f"expected labels [B,H,W] of class ids, got shape {list(labels.shape)}")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise InputError(f"expected labels of an integer dtype, got {labels.dtype}")
     if labels.shape[0] != logits.shape[0]:

@@ -20,16 +20,21 @@ from aucseg_hf.losses.inputs import Batches
 from aucseg_hf.losses.plan import SweepPlan, SweepResult
 from aucseg_hf.losses.upsampling import Axis, Window
 
-# Largest elements [rows, C, W] and pixels [rows, W] of a chunk: large enough to hide the dispatch and
-# the rows shared by neighbouring chunks, small enough for the caches of a CPU. A GPU has no such
-# cache and a dearer dispatch.
+# Largest elements [rows, C, W] and pixels [rows, W] of a chunk: large enough to hide the dispatch
+# and the rows shared by neighbouring chunks, small enough for the caches of a CPU. A GPU has no
+# such cache and a dearer dispatch.
 _CHUNK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 23}
 _CHUNK_PIXELS = {"cpu": 1 << 14, "cuda": 1 << 22}
 _COLUMN_STEP = 128
 _LOG2_E = math.log2(math.e)
 # Up to this |logit|, exp() needs no shift: neither it nor its sum over classes can overflow, and
 # the softmax of no class underflows.
-_SAFE_LOGIT = {torch.float32: 38.0, torch.float64: 300.0}
+_SAFE_LOGIT = {
+    torch.float16: 38.0,
+    torch.bfloat16: 38.0,
+    torch.float32: 38.0,
+    torch.float64: 300.0,
+}
 
 
 def sweep(batches: Batches, plan: SweepPlan) -> SweepResult:
@@ -43,12 +48,19 @@ def sweep(batches: Batches, plan: SweepPlan) -> SweepResult:
         Sums and gradient maps; the maps have the dtype of the logits, but float32 at least.
     """
     result = SweepResult.zeros(batches, plan)
-    if plan.cross_entropy is None and plan.pairing is None:
+    if plan.is_empty:
         return result
     for index, (logits, labels) in enumerate(batches):
         if labels.numel():
             _Sweep(logits, labels, plan, result, index).run()
     return result
+
+
+def is_bounded(logits: Tensor) -> bool:
+    """Whether no logit, upsampled or not, needs a shift before exp()."""
+    limit = _SAFE_LOGIT[logits.dtype]
+    low, high = logits.aminmax()
+    return -limit < low.item() and high.item() < limit
 
 
 class _Pixels(NamedTuple):
@@ -97,9 +109,7 @@ class _Sweep:
         self.index = index
         self.place = {"dtype": result.base[0].dtype, "device": logits.device}
         self.order = plan.order(logits.device)
-        limit = _SAFE_LOGIT[result.base[0].dtype]
-        low, high = logits.aminmax()
-        self.bounded = -limit < low.item() and high.item() < limit
+        self.bounded = is_bounded(logits)
         self.buffers = {}
         self._make_tables()
 
@@ -171,11 +181,12 @@ class _Sweep:
         return _Pixels(ids.flatten(), ranks[:, None])
 
     def _upsample(self, images: slice, window: Window) -> Tensor:
-        """Logits of the chunk in the order of the sweep, [images * rows, C, W]; in units of log 2
-        where they are bounded.
+        """Logits of the chunk in the order of the sweep, [images * rows, C, W].
+
+        Bounded ones come in units of log 2, because exp2() is faster than exp().
         """
         rows = self.logits[images, :, window.low : window.high].movedim(2, 1)
-        rows = rows.to(self.result.base[0].dtype).index_select(2, self.order)
+        rows = rows.to(self.place["dtype"]).index_select(2, self.order)
         count, taps, classes, width = rows.shape
         wide = self.across.upsample_rows(rows.reshape(-1, width)).view(count, taps, -1)
         matrix = window.matrix * _LOG2_E if self.bounded else window.matrix
@@ -232,46 +243,41 @@ class _Sweep:
     def _add_auc(
         self, values: _Activations, pixels: _Pixels, maps: tuple[Tensor, ...], own: Tensor
     ) -> None:
-        """Adds the sums and the gradient maps of the AUC.
-
-        All columns first take every pixel for a negative; what this did to the column of the pixel's
-        own class is then undone.
-        """
+        """Adds the sums and the gradient maps of the AUC."""
         base, pull, push = maps
         surrogate, ranks = self.plan.surrogate, pixels.ranks
-        columns, pairing = self.plan.columns, self.plan.pairing
+        pairing = self.plan.pairing
         scale = self.plan.auc_scale / pairing.normalizer
         weight = pixels.look_up(self.positive_of)
-        as_negative = pixels.look_up(self.negative_of)
-        score = values.scores.gather(1, ranks)
-        slope = score * values.complements.gather(1, ranks)
-        positive, undone = surrogate.positive(score), surrogate.negative(score)
-        negative = surrogate.negative(values.scores)
 
-        slopes = values.complements.mul_(values.scores).mul_(as_negative)
-        own_slope = slope * as_negative
+        score = values.scores.gather(1, ranks)
+        slope = score * values.complements.gather(1, ranks) * weight
+        positive = surrogate.positive(score)
+        own += scale * pairing.total * slope * positive.additive_slope
+        self._add_by_class(self.result.positive[0], pixels, weight * positive.additive)
+
+        # No pixel is a negative of its own class.
+        scores = values.scores.scatter_(1, ranks, 0.0)
+        as_negative = pixels.look_up(self.negative_of)
+        negative = surrogate.negative(scores)
+        slopes = values.complements.mul_(scores).mul_(as_negative)
         if self.column_scale is not None:
             slopes.mul_(self.column_scale)
-            own_slope *= self.column_scale.flatten()[ranks]
-        flat = ranks.flatten()
-        for row, used in enumerate((surrogate.has_additive, surrogate.has_product)):
-            if not used:
-                continue
-            sums = (negative[row] * as_negative).sum(2).sum(0, dtype=torch.float64)
-            sums.index_add_(0, flat, (undone[row] * as_negative).flatten().double(), alpha=-1)
-            if self.column_scale is not None:
-                sums *= pairing.negative_weight
-            self.result.negative[row] += sums
-            self.result.positive[row].index_add_(
-                0, flat, (positive[row] * weight).flatten().double()
-            )
-        if surrogate.has_additive:
-            base[:, :columns].addcmul_(slopes, negative.additive_slope, value=scale)
-            own += scale * (
-                slope * weight * pairing.total * positive.additive_slope
-                - own_slope * undone.additive_slope
-            )
+        base[:, : self.plan.columns].addcmul_(slopes, negative.additive_slope, value=scale)
+        self._add_by_column(self.result.negative[0], negative.additive * as_negative)
         if surrogate.has_product:
             torch.mul(slopes, negative.product_slope, out=pull)
-            pull.scatter_(1, ranks, 0.0)
-            push.zero_().scatter_(1, ranks, slope * weight * positive.product_slope)
+            push.zero_().scatter_(1, ranks, slope * positive.product_slope)
+            self._add_by_class(self.result.positive[1], pixels, weight * positive.product)
+            self._add_by_column(self.result.negative[1], negative.product * as_negative)
+
+    def _add_by_class(self, sums: Tensor, pixels: _Pixels, values: Tensor) -> None:
+        """Adds values [rows, 1, W] to the sums [P] of the pixels' own classes."""
+        sums.index_add_(0, pixels.ranks.flatten(), values.flatten().double())
+
+    def _add_by_column(self, sums: Tensor, values: Tensor) -> None:
+        """Adds values [rows, P, W], times the weight of the column, to sums [P]."""
+        column = values.sum(2).sum(0, dtype=torch.float64)
+        if self.column_scale is not None:
+            column = column * self.plan.pairing.negative_weight
+        sums += column

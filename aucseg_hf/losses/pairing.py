@@ -15,8 +15,8 @@ SCHEMES = ("ovo", "ova")
 class Pairing:
     """Weights of the pixel pairs of one global batch with at least two classes present.
 
-    The loss is 1/(P total) sum_c sum_{m in N_c} sum_{n not in N_c} u_c v_{c,n} phi(t): every pixel of
-    class c is a positive of weight u_c = 1/N_c; a pixel of class j is a negative of class c of
+    The loss is 1/(P total) sum_c sum_{m in N_c} sum_{n not in N_c} u_c v_{c,n} phi(t): every pixel
+    of class c is a positive of weight u_c = 1/N_c; a pixel of class j is a negative of class c of
     weight v = 1/N_j one-versus-one, v = 1/(N - N_c) one-versus-all.
 
     Attributes:

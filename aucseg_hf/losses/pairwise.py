@@ -62,7 +62,7 @@ def _auc_of_scores(
     reduce: Reduce,
     world_size: int,
 ) -> Tensor:
-    """AUC of scores [N,P] and the indices of the pixels' classes in `pairing.present`, int64 [N]."""
+    """AUC of scores [N,P] and the pixels' classes as indices into `pairing.present`, int64 [N]."""
     with torch.no_grad():
         slopes = torch.empty_like(scores)
         loss = scores.new_zeros((), dtype=torch.float64)

@@ -14,10 +14,10 @@ from aucseg_hf.losses.surrogates import SeparableSurrogate
 
 @dataclass(frozen=True)
 class CrossEntropyWeights:
-    """Cross-entropy as sum_n pixel[y_n] (lse_n - z_n[y_n]) + spread * sum_n lse_n over valid pixels.
+    """Cross-entropy as sum_n pixel[y_n] (lse_n - z_n[y_n]) + spread sum_n lse_n over valid pixels.
 
-    The remaining part of label smoothing is linear in the logits and needs no sweep, see
-    `smoothing`.
+    lse is the log-sum-exp of a pixel's logits z. The remaining part of label smoothing is linear
+    in the logits and needs no sweep, see `smoothing`.
 
     Attributes:
         pixel: (1 - smoothing) w_y / D, float64 [C], D = sum_c w_c N_c.
@@ -73,6 +73,11 @@ class SweepPlan:
     auc_scale: float
 
     @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to sweep for."""
+        return self.cross_entropy is None and self.pairing is None
+
+    @property
     def columns(self) -> int:
         """The number P of present classes in the AUC part; 0 without it."""
         return 0 if self.pairing is None else len(self.pairing.present)
@@ -80,7 +85,7 @@ class SweepPlan:
     @property
     def mapped_columns(self) -> int:
         """P where the gradient has coefficients that are known only at the end; else 0."""
-        return self.columns if self.surrogate.has_product else 0
+        return self.columns if self.pairing is not None and self.surrogate.has_product else 0
 
     def order(self, device: torch.device) -> Tensor:
         """Class ids with the present ones first, int64 [C]; sweeps work in this order."""
@@ -96,8 +101,8 @@ class SweepPlan:
 class SweepResult:
     """Sums over the pixels of one process, and the gradient up to coefficients known at the end.
 
-    With f the score, u and v the weights of `Pairing`, and s = f (1 - f) its derivative with respect
-    to the logit, the gradient of the i-th present class c is
+    With f the score, u and v the weights of `Pairing`, and s = f (1 - f) the derivative of f with
+    respect to the logit, the gradient of the i-th present class c is
 
         base[c] + auc_scale / normalizer * (positive[1, i] pull[i] + negative[1, i] push[i]),
 
@@ -121,7 +126,7 @@ class SweepResult:
 
     @classmethod
     def zeros(cls, batches: Batches, plan: SweepPlan) -> SweepResult:
-        """An empty result to add to; the maps have the dtype of the logits, but float32 at least."""
+        """An empty result to add to; maps have the dtype of the logits, but float32 at least."""
         device = batches[0][0].device
         dtype = torch.promote_types(batches[0][0].dtype, torch.float32)
         sums = torch.zeros(2, 2, plan.columns, dtype=torch.float64, device=device)

@@ -1,13 +1,16 @@
 """Bilinear upsampling of one axis as banded matrices, and its transpose.
 
-Equal to `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)`, which is separable:
-output i reads inputs floor(x) and floor(x) + 1 at x = max((i + 1/2) * inputs / outputs - 1/2, 0).
-A run of consecutive outputs reads a short window of inputs, so a small dense matrix per run turns
-upsampling and its transpose into matrix products without any index tensors.
+Equal to `torch.nn.functional.interpolate` with mode "bilinear" and align_corners=False, which is
+separable: along each axis, output i reads the inputs floor(x) and floor(x) + 1 at
+x = max((i + 1/2) * inputs / outputs - 1/2, 0). A run of consecutive outputs reads a short window of
+inputs, so a small dense matrix per run turns upsampling and its transpose into matrix products
+without any index tensors.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +30,27 @@ class Window:
     low: int
     high: int
     matrix: Tensor
+
+
+@contextmanager
+def exact_products(device: torch.device) -> Iterator[None]:
+    """Keeps float32 matrix products exact where the user lets CUDA round them to TF32.
+
+    Interpolated logits are no place to save ten bits on.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    settings = torch.backends.cuda.matmul
+    # torch 2.9 renamed the setting and refuses the old name next to the new one.
+    renamed = hasattr(settings, "fp32_precision")
+    name, exact = ("fp32_precision", "ieee") if renamed else ("allow_tf32", False)
+    before = getattr(settings, name)
+    setattr(settings, name, exact)
+    try:
+        yield
+    finally:
+        setattr(settings, name, before)
 
 
 def interpolation_taps(inputs: int, outputs: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -32,11 +32,11 @@ template <typename T> constexpr int kLanes = 64 / sizeof(T);
 template <typename T> Vec<T> fill(T value) { return Vec<T>{} + value; }
 
 // exp by reduction to |r| <= ln(2)/2 and a Taylor polynomial; arguments are clamped to the range
-// in which the result is a normal number.
+// in which the result is a normal number; not-a-number passes through.
 template <typename T> inline Vec<T> exponential(Vec<T> x) {
   using L = Lanes<T>;
-  x = x > L::kLow ? x : fill<T>(L::kLow);
-  x = x < L::kHigh ? x : fill<T>(L::kHigh);
+  x = x < L::kLow ? fill<T>(L::kLow) : x;
+  x = x > L::kHigh ? fill<T>(L::kHigh) : x;
   Vec<T> shifted = x * T(1.44269504088896340736) + L::kRound;
   Vec<T> whole = shifted - L::kRound;
   Vec<T> r = x - whole * L::kLn2High - whole * L::kLn2Low;
@@ -90,11 +90,11 @@ struct Exponential {
   static constexpr bool kProduct = true;
   template <typename T> static Terms<Vec<T>> positive(Vec<T> f, T gamma) {
     Vec<T> value = exponential<T>(-gamma * f);
-    return {fill<T>(0), value, fill<T>(0), -gamma * value};
+    return {value, value, -gamma * value, -gamma * value};
   }
   template <typename T> static Terms<Vec<T>> negative(Vec<T> f, T gamma) {
     Vec<T> value = exponential<T>(gamma * f);
-    return {fill<T>(0), value, fill<T>(0), gamma * value};
+    return {fill<T>(0), value - 1, fill<T>(0), gamma * value};
   }
 };
 

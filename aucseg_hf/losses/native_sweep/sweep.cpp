@@ -9,6 +9,8 @@
 
 namespace aucseg {
 
+// Low-resolution rows per task. Tasks part only where the lower row changes, so that no two of them
+// share more than one row.
 constexpr int kBand = 16;
 
 template <typename T, typename Surrogate, bool kBounded> void sweep(const Arguments& a) {
@@ -22,9 +24,7 @@ template <typename T, typename Surrogate, bool kBounded> void sweep(const Argume
   for (int64_t image = 0; image < a.batch; ++image)
     for (int first = 0; first < int(groups.size());) {
       int last = first + 1;
-      while (last < int(groups.size()) &&
-             groups[last].low < groups[first].low + kBand && last < first + 4 * kBand)
-        ++last;
+      while (last < int(groups.size()) && groups[last].low < groups[first].low + kBand) ++last;
       tasks.push_back({image, first, last});
       first = last;
     }

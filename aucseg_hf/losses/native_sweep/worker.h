@@ -146,8 +146,7 @@ template <typename T, typename Surrogate, bool kBounded> class Worker {
   }
 
   V logit(int c, int v, T weight) const {
-    const V above = upper.logits[c * N + v];
-    return above + weight * (lower.logits[c * N + v] - above);
+    return (1 - weight) * upper.logits[c * N + v] + weight * lower.logits[c * N + v];
   }
 
   void sweep(const Group& group) {
@@ -170,10 +169,10 @@ template <typename T, typename Surrogate, bool kBounded> class Worker {
       const bool valid = t < count && id != a.ignore_index;
       const int rank = valid ? rank_of[id] : -1;
       ranks[r][t] = rank;
+      columns[r][t] = T(rank);
       valids[r][t] = T(valid);
       pixel[r][t] = T(valid ? a.pixel_weight[rank] : 0);
       own[r][t] = T(valid && present ? a.positive_weight[rank] : 0);
-      own_negative[r][t] = T(valid && a.negative_weight ? a.negative_weight[rank] : own[r][t]);
     }
   }
 
@@ -213,7 +212,7 @@ template <typename T, typename Surrogate, bool kBounded> class Worker {
         surprise = std::log(sum / own_power[r][t]);
       } else {
         const T above = lane(upper.logits, rank, t), below = lane(lower.logits, rank, t);
-        const T z = above + weight[r] * (below - above);
+        const T z = (1 - weight[r]) * above + weight[r] * below;
         own_power[r][t] = exponential<T>(fill<T>(z))[0];
         surprise = std::log(sum) + (double(peaks[r][t]) - z);
       }
@@ -222,7 +221,7 @@ template <typename T, typename Surrogate, bool kBounded> class Worker {
     }
   }
 
-  // A present class, every pixel taken for a negative; add_own() corrects the pixel's own class.
+  // A present class and the pixels of all other classes.
   void add_column(int c, int rows) {
     const T scale = T(a.auc_scale), gamma = T(a.gamma);
     const T column_weight = a.negative_weight ? T(a.negative_weight[c]) : T(1);
@@ -233,7 +232,8 @@ template <typename T, typename Surrogate, bool kBounded> class Worker {
         const V power = powers[(size_t(r) * classes + c) * N + v];
         const V odds = kBounded ? power : exponential<T>(logit(c, v, weight[r]));
         const V complement = 1 / (1 + odds), score = odds * complement;
-        const V w = column_weight * lanes(a.negative_weight ? valids[r] : own[r], v);
+        const V all = column_weight * lanes(a.negative_weight ? valids[r] : own[r], v);
+        const V w = lanes(columns[r], v) == T(c) ? fill<T>(0) : all;
         const auto terms = Surrogate::negative(score, gamma);
         const V slope = w * score * complement;
         const V base_part = power * lanes(factor[r], v) + scale * slope * terms.additive_slope;
@@ -271,34 +271,30 @@ template <typename T, typename Surrogate, bool kBounded> class Worker {
     }
   }
 
+  // The column of each pixel's own class.
   void add_own(int r) {
-    alignas(64) T base[kTile], pull[kTile], push[kTile], term[4][kTile];
-    const T scale = T(a.auc_scale), gamma = T(a.gamma), negatives = T(a.negative_total);
+    alignas(64) T base[kTile], push[kTile], additive[kTile], product[kTile];
+    const T scale = T(a.auc_scale * a.negative_total), gamma = T(a.gamma);
     for (int v = 0; v < N; ++v) {
-      const V odds = lanes(own_power[r], v);
-      const V complement = 1 / (1 + odds), score = odds * complement, slope = score * complement;
-      const V u = lanes(own[r], v), w = lanes(own_negative[r], v);
-      const auto positive = Surrogate::positive(score, gamma);
-      const auto undone = Surrogate::negative(score, gamma);
+      const V odds = lanes(own_power[r], v), u = lanes(own[r], v);
+      const V complement = 1 / (1 + odds), score = odds * complement;
+      const V slope = u * score * complement;
+      const auto terms = Surrogate::positive(score, gamma);
       const int t = v * kLanes<T>;
-      store_lanes(scale * slope * (negatives * u * positive.additive_slope -
-                                   w * undone.additive_slope) -
-                      T(a.ce_scale) * lanes(pixel[r], v), &base[t]);
-      store_lanes(-w * slope * undone.product_slope, &pull[t]);
-      store_lanes(u * slope * positive.product_slope, &push[t]);
-      store_lanes(u * positive.additive, &term[0][t]);
-      store_lanes(u * positive.product, &term[1][t]);
-      store_lanes(-w * undone.additive, &term[2][t]);
-      store_lanes(-w * undone.product, &term[3][t]);
+      store_lanes(scale * slope * terms.additive_slope - T(a.ce_scale) * lanes(pixel[r], v),
+                  &base[t]);
+      store_lanes(slope * terms.product_slope, &push[t]);
+      store_lanes(u * terms.additive, &additive[t]);
+      store_lanes(u * terms.product, &product[t]);
     }
     for (int t = 0; t < kTile; ++t) {
       const int rank = ranks[r][t];
       if (rank < 0) continue;
       add(upper.maps, lower.maps, rank, t, r, base[t]);
       if (!present) continue;
-      for (int k = 0; k < 4; ++k) sums[1 + k * present + rank] += term[k][t];
+      sums[1 + rank] += additive[t];
+      sums[1 + present + rank] += product[t];
       if (!mapped) continue;
-      add(upper.maps, lower.maps, classes + rank, t, r, pull[t]);
       add(upper.push, lower.push, rank, t, r, push[t]);
       upper.touched[rank] = lower.touched[rank] = 1;
     }
@@ -335,7 +331,7 @@ template <typename T, typename Surrogate, bool kBounded> class Worker {
   T weight[kRows];
   int ranks[kRows][kTile];
   alignas(64) T valids[kRows][kTile], pixel[kRows][kTile], own[kRows][kTile];
-  alignas(64) T own_negative[kRows][kTile], own_power[kRows][kTile];
+  alignas(64) T columns[kRows][kTile], own_power[kRows][kTile];
   alignas(64) T sums_of_powers[kRows][kTile], peaks[kRows][kTile], factor[kRows][kTile];
 };
 
