@@ -9,6 +9,7 @@ from transformers import (
     AutoImageProcessor,
     AutoModelForSemanticSegmentation,
     BaseImageProcessor,
+    PreTrainedConfig,
     PreTrainedModel,
     SegformerImageProcessor,
 )
@@ -122,6 +123,14 @@ def load_image_processor(name_or_path: str) -> BaseImageProcessor:
         if getattr(processor, switch, None):
             setattr(processor, switch, False)
     return processor
+
+
+def ignore_index_of(config: PreTrainedConfig) -> int:
+    """The label that a model's configuration ignores; UPerNet has its own name for it."""
+    for name in ("semantic_loss_ignore_index", "loss_ignore_index"):
+        if hasattr(config, name):
+            return getattr(config, name)
+    return 255
 
 
 def _is_segmentation_model(config: AutoConfig) -> bool:

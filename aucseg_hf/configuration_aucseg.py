@@ -5,25 +5,34 @@ from collections.abc import Mapping
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from transformers import SegformerConfig
+from transformers import PreTrainedConfig, SegformerConfig
 
 from aucseg_hf.errors import InputError
 from aucseg_hf.losses import SegmentationLoss
 from aucseg_hf.memory_bank import TailMemoryBank
 
-LOSS_KEYS = ("auc_weight", "ce_weight", "surrogate", "scheme", "gamma")
-BANK_KEYS = ("tail_classes", "memory_size", "sample_ratio", "resize_ratio", "replacement")
+LOSS_KEYS = ("auc_weight", "ce_weight", "surrogate", "scheme", "gamma", "score")
+BANK_KEYS = (
+    "tail_classes",
+    "memory_size",
+    "sample_ratio",
+    "resize_ratio",
+    "replacement",
+    "scope",
+)
 DEFAULTS: dict[str, Any] = {
     "auc_weight": 1.0,
     "ce_weight": 1.0,
     "surrogate": "square",
     "scheme": "ovo",
     "gamma": 1.0,
+    "score": "sigmoid",
     "tail_classes": [],
     "memory_size": 5,
     "sample_ratio": 1.0,
     "resize_ratio": 1.0,
     "replacement": "random",
+    "scope": "image",
     "palette": None,
 }
 
@@ -69,6 +78,24 @@ def resolve_settings(settings: Mapping[str, Any] | None, num_labels: int) -> dic
     return resolved
 
 
+def class_id_of(config: PreTrainedConfig, name_or_id: str | int) -> int:
+    """Resolves a tail class given by name or id with a model's class names.
+
+    Raises:
+        InputError: If it is neither a name nor a number.
+    """
+    for class_id, name in config.id2label.items():
+        if name == name_or_id:
+            return int(class_id)
+    try:
+        return int(name_or_id)
+    except ValueError:
+        names = list(config.id2label.values())
+        raise InputError(
+            f"tail class {name_or_id!r} does not exist: expected one of {names}"
+        ) from None
+
+
 @strict
 class AUCSegConfig(SegformerConfig):
     """Configuration of `AUCSegForSemanticSegmentation`.
@@ -77,9 +104,9 @@ class AUCSegConfig(SegformerConfig):
     package is not installed; the settings of the method survive there as one extra key.
 
     Args:
-        aucseg: Settings of the loss (`auc_weight`, `ce_weight`, `surrogate`, `scheme`, `gamma`), of
-            the memory bank (`tail_classes`, `memory_size`, `sample_ratio`, `resize_ratio`,
-            `replacement`) and the display colours (`palette`). Missing keys take `DEFAULTS`.
+        aucseg: Settings of the loss (`LOSS_KEYS`), of the memory bank (`BANK_KEYS`), both named as
+            `SegmentationLoss` and `TailMemoryBank` name them, and the display colours (`palette`).
+            Missing keys take `DEFAULTS`.
         **kwargs: Everything `transformers.SegformerConfig` takes.
 
     Raises:

@@ -15,17 +15,21 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from transformers.utils import logging
 
 from aucseg_hf.accumulation import MicroBatch, first_pass
-from aucseg_hf.configuration_aucseg import BANK_KEYS, LOSS_KEYS, resolve_settings
+from aucseg_hf.backbones import ignore_index_of
+from aucseg_hf.bank_pictures import BankPictures
+from aucseg_hf.configuration_aucseg import BANK_KEYS, LOSS_KEYS, class_id_of, resolve_settings
 from aucseg_hf.data.dataset import collate
 from aucseg_hf.data.statistics import ClassStatistics
 from aucseg_hf.errors import InputError
 from aucseg_hf.losses import SegmentationLoss, SegmentationLossOutput
 from aucseg_hf.memory_bank import TailMemoryBank
 from aucseg_hf.metrics import SegmentationMetrics
+from aucseg_hf.plotting import color_map
 from aucseg_hf.training_args import AUCSegTrainingArguments
 
 logger = logging.get_logger(__name__)
 
+_MOST_LOGGED_CLASSES = 20
 # Of what SegmentationMetrics measures, what is short enough for a log line; groups included.
 _LOGGED_MEASURES = ("mean_iou", "mean_accuracy", "overall_accuracy", "pixel_auc")
 
@@ -69,7 +73,7 @@ class AUCSegTrainer(Trainer):
         if not settings.get("tail_classes") and class_statistics is not None:
             settings["tail_classes"] = class_statistics.tail_classes
         settings["tail_classes"] = [
-            _class_id(config, name) for name in settings.get("tail_classes") or []
+            class_id_of(config, name) for name in settings.get("tail_classes") or []
         ]
         config.aucseg = settings = resolve_settings(settings, config.num_labels)
 
@@ -100,6 +104,17 @@ class AUCSegTrainer(Trainer):
                 # Known of SegmentationDataset: entries are then kept as the 8-bit pixels they were.
                 image_mean=getattr(self.train_dataset, "image_mean", None),
                 image_std=getattr(self.train_dataset, "image_std", None),
+            )
+        self._bank_pictures: BankPictures | None = None
+        if self.bank is not None and args.bank_picture_steps:
+            self._bank_pictures = BankPictures(
+                Path(args.output_dir) / "bank",
+                args.bank_picture_steps,
+                config.id2label,
+                color_map(config.num_labels, settings["palette"]),
+                # Colours are only for the eye where the normalisation is unknown.
+                getattr(self.train_dataset, "image_mean", [0.5] * 3),
+                getattr(self.train_dataset, "image_std", [0.25] * 3),
             )
         self.groups = (
             class_statistics.groups
@@ -186,9 +201,13 @@ class AUCSegTrainer(Trainer):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if self.bank is None:
             return pixel_values, labels
-        pasted_values, pasted_labels = self.bank(pixel_values, labels)
-        self._record(pasted_share=(pasted_labels != labels).float().mean())
-        return pasted_values, pasted_labels
+        pasted = self.bank(pixel_values, labels)
+        self._record(pasted_share=(pasted[1] != labels).float().mean())
+        if self._bank_pictures is not None and self.is_world_process_zero():
+            self._bank_pictures.draw(
+                self.state.global_step, self.bank, (pixel_values, labels), pasted
+            )
+        return pasted
 
     def _record_terms(self, terms: SegmentationLossOutput) -> None:
         self._record(loss_ce=terms.ce, loss_auc=terms.auc)
@@ -205,10 +224,20 @@ class AUCSegTrainer(Trainer):
                 mean = self.accelerator.gather(total / self._terms_weight).mean().item()
                 logs[name] = mean
             if self.bank is not None:
-                logs["bank_entries"] = len(self.bank)
+                logs |= self._bank_logs()
             self._terms.clear()
             self._terms_weight = 0.0
         super().log(logs, start_time)
+
+    def _bank_logs(self) -> dict[str, float]:
+        """Fill and size of this rank's bank, and of the last batch what was pasted, in pixels."""
+        logs = {"bank_entries": len(self.bank), "bank_megabytes": self.bank.nbytes / 1e6}
+        if len(self.bank.tail_classes) <= _MOST_LOGGED_CLASSES:
+            pasted = self.bank.last_pasted
+            for class_id in self.bank.tail_classes:
+                name = self.model.config.id2label[class_id]
+                logs[f"pasted_{name}"] = pasted.get(class_id, 0)
+        return logs
 
     # Evaluation
 
@@ -346,27 +375,6 @@ class _EpochCallback(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.dataset.set_epoch(int(state.epoch or 0))
-
-
-def ignore_index_of(config: Any) -> int:
-    """The label that a model's configuration ignores; UPerNet has its own name for it."""
-    for name in ("semantic_loss_ignore_index", "loss_ignore_index"):
-        if hasattr(config, name):
-            return getattr(config, name)
-    return 255
-
-
-def _class_id(config: Any, name_or_id: str | int) -> int:
-    for class_id, name in config.id2label.items():
-        if name == name_or_id:
-            return int(class_id)
-    try:
-        return int(name_or_id)
-    except ValueError:
-        names = list(config.id2label.values())
-        raise InputError(
-            f"tail class {name_or_id!r} does not exist: expected one of {names}"
-        ) from None
 
 
 def _bank_file(folder: str, rank: int) -> str:

@@ -27,13 +27,17 @@ class AUCSegTrainingArguments(TrainingArguments):
     )
     ce_weight: float | None = field(default=None, metadata={"help": "Weight of cross-entropy."})
     surrogate: str | None = field(
-        default=None, metadata={"help": "AUC surrogate: square, hinge or exp."}
+        default=None,
+        metadata={"help": "AUC surrogate: square, hinge, squared_hinge, exp, logistic."},
     )
     scheme: str | None = field(
         default=None,
         metadata={"help": "Multi-class AUC: ovo (one versus one) or ova (versus all)."},
     )
     gamma: float | None = field(default=None, metadata={"help": "Margin of the AUC surrogate."})
+    score: str | None = field(
+        default=None, metadata={"help": "What is ranked: sigmoid or softmax of the logits."}
+    )
     memory_bank: bool = field(
         default=True,
         metadata={"help": "Paste stored tail objects into training images lacking them."},
@@ -55,6 +59,13 @@ class AUCSegTrainingArguments(TrainingArguments):
         metadata={"help": "Which entry a full memory gives up: random, fifo, lifo, ..."},
     )
 
+    scope: str | None = field(
+        default=None,
+        metadata={"help": "Paste what each image lacks (image) or the whole batch (batch)."},
+    )
+    bank_picture_steps: int = field(
+        default=0, metadata={"help": "Steps between pictures of the bank; 0 for none."}
+    )
     auc_accumulation: str = field(
         default="local",
         metadata={

@@ -51,6 +51,22 @@ def tiny_config(num_labels: int = 4, **kwargs) -> AUCSegConfig:
     return AUCSegConfig(num_labels=num_labels, **options)
 
 
+def assert_same_state(first, second):
+    """Bit-for-bit equality of nested dicts and lists of tensors and plain values."""
+    if isinstance(first, torch.Tensor):
+        torch.testing.assert_close(second, first, rtol=0, atol=0)
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys()
+        for key, value in first.items():
+            assert_same_state(value, second[key])
+    elif isinstance(first, (list, tuple)):
+        assert len(first) == len(second)
+        for one, other in zip(first, second, strict=True):
+            assert_same_state(one, other)
+    else:
+        assert first == second
+
+
 @pytest.fixture
 def tiny_model() -> AUCSegForSemanticSegmentation:
     torch.manual_seed(0)

@@ -2,7 +2,7 @@ import copy
 
 import pytest
 import torch
-from conftest import tiny_config
+from conftest import assert_same_state, tiny_config
 from test_trainer import RandomScenes, gradients_after_one_step, make_trainer
 
 from aucseg_hf import InputError, segmentation_loss
@@ -89,7 +89,7 @@ def test_dropout_and_bank_are_replayed_and_batch_norm_counts_once(tmp_path):
     trained = dict(trainer.model.named_buffers())
     for name, buffer in reference.named_buffers():
         torch.testing.assert_close(trained[name], buffer)
-    assert str(trainer.bank.state_dict()) == str(bank.state_dict())
+    assert_same_state(trainer.bank.state_dict(), bank.state_dict())
 
 
 def test_unknown_mode(tmp_path):
