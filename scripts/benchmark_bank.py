@@ -126,7 +126,7 @@ def time_bank(setting: Setting, images: Tensor, calls: int) -> tuple[float, floa
 def main() -> None:
     """Parses the command line and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument(
         "--size", type=int, default=512, help="side of the images, a multiple of 32"
     )

@@ -1,6 +1,6 @@
 """Time and memory of the loss against plain cross-entropy: a table (CSV) and a plot.
 
-    python scripts/benchmark_loss.py --output-dir docs/benchmarks
+    python scripts/benchmark_loss.py --output_dir docs/benchmarks
 
 Forward and backward from stride-4 logits, by four methods: bilinear upsampling and CrossEntropyLoss
 (what transformers does), that plus a straightforward autograd AUC, and segmentation_loss with its
@@ -246,7 +246,7 @@ def plot(rows: list[dict], path: Path, device: str) -> None:
 def parse_arguments() -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output-dir", type=Path, default=Path("docs/benchmarks"))
+    parser.add_argument("--output_dir", type=Path, default=Path("docs/benchmarks"))
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=7)

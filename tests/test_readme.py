@@ -1,5 +1,6 @@
 """Every command and snippet of the README is run: by .ci/run, or here on small input."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 from conftest import ROOT, tiny_config
 from transformers import SegformerImageProcessor
 
@@ -16,8 +18,8 @@ from aucseg_hf import AUCSegForSemanticSegmentation, load_benchmark
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def blocks(language):
-    return [m.strip() for m in re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)]
+def blocks(language, text=README):
+    return [m.strip() for m in re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)]
 
 
 def test_ci_runs_the_two_commands_as_written():
@@ -79,3 +81,38 @@ def test_other_commands_run(pairs, tmp_path):
         )
         assert result.returncode == 0, result.stderr
     assert (tmp_path / "predictions/000_overlay.png").is_file()
+
+
+def test_snippet_of_the_loss_page():
+    (snippet,) = blocks("python", (ROOT / "docs/loss.md").read_text(encoding="utf-8"))
+    torch.manual_seed(0)
+    logits = torch.randn(2, 3, 8, 8, requires_grad=True)
+    session = {"logits": logits, "labels": torch.randint(0, 3, (2, 32, 32))}
+    exec(compile(snippet, "docs/loss.md", "exec"), session)
+    output = session["output"]
+    assert output.loss.item() == pytest.approx(output.ce.item() + 0.5 * output.auc.item())
+    assert logits.grad.abs().sum() > 0
+
+
+def test_snippet_of_the_memory_bank_page():
+    (snippet,) = blocks("python", (ROOT / "docs/memory_bank.md").read_text(encoding="utf-8"))
+    labels = torch.zeros(2, 32, 32, dtype=torch.int64)
+    labels[0, 4:8, 4:8] = 12
+    session = {"pixel_values": torch.rand(2, 3, 32, 32), "labels": labels}
+    exec(compile(snippet, "docs/memory_bank.md", "exec"), session)
+    assert (session["labels"] == 12).sum() == 32
+
+
+@pytest.mark.slow
+def test_loss_benchmark_measures_one_case():
+    def measure(case):
+        script = ROOT / "scripts/benchmark_loss.py"
+        command = [sys.executable, script, "--repeats", "1", "--case", json.dumps(case)]
+        return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+
+    shape = [2, 19, 128, 19]
+    times = measure({"shape": shape})
+    assert len(times) == 4
+    baseline = measure({"shape": shape, "method": "interpolate + CE"})["peak_mib"]
+    # Upsampled logits and their log-softmax alone: 2 x 19 x 128 x 128 x 4 bytes, twice.
+    assert baseline > 4.75
