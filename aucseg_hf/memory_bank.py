@@ -19,6 +19,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from aucseg_hf.bank_checks import (
+    check_batch,
+    check_state,
+    checked_choice,
+    checked_classes,
+    checked_count,
+    checked_ratio,
+)
 from aucseg_hf.errors import InputError
 from aucseg_hf.memory_entry import (
     REPLACEMENTS,
@@ -97,14 +105,14 @@ class TailMemoryBank:
         image_mean: Sequence[float] | None = None,
         image_std: Sequence[float] | None = None,
     ) -> None:
-        self.tail_classes = _checked_classes(tail_classes, ignore_index, num_labels)
-        self.memory_size = _checked_count("memory_size", memory_size)
-        self.sample_ratio = _checked_ratio("sample_ratio", sample_ratio)
-        self.resize_ratio = _checked_ratio("resize_ratio", resize_ratio)
-        self.replacement = _checked_choice("replacement", replacement, REPLACEMENTS)
+        self.tail_classes = checked_classes(tail_classes, ignore_index, num_labels)
+        self.memory_size = checked_count("memory_size", memory_size)
+        self.sample_ratio = checked_ratio("sample_ratio", sample_ratio)
+        self.resize_ratio = checked_ratio("resize_ratio", resize_ratio)
+        self.replacement = checked_choice("replacement", replacement, REPLACEMENTS)
         self.ignore_index = ignore_index
-        self.scope = _checked_choice("scope", scope, SCOPES)
-        self.min_pixels = _checked_count("min_pixels", min_pixels)
+        self.scope = checked_choice("scope", scope, SCOPES)
+        self.min_pixels = checked_count("min_pixels", min_pixels)
         self.process_group = process_group
         self._codec = PixelCodec(image_mean, image_std)
         self._generator = torch.Generator().manual_seed(seed)
@@ -142,7 +150,7 @@ class TailMemoryBank:
         Raises:
             InputError: If shapes, dtypes or devices do not fit.
         """
-        _check_batch(pixel_values, labels, self.tail_classes[-1])
+        check_batch(pixel_values, labels, self.tail_classes[-1])
         self._slot_of_label = self._slot_of_label.to(labels.device)
         index = labels.long().clamp(-1, len(self._slot_of_label) - 2).add_(1)
         boxes = find_boxes(torch.take(self._slot_of_label, index), len(self.tail_classes))
@@ -212,7 +220,7 @@ class TailMemoryBank:
         Raises:
             InputError: If it is not such a state, or was made with other options.
         """
-        _check_state(state, self._config())
+        check_state(state, self._config())
         self._generator.set_state(state["generator"].cpu())
         self._memory = {
             c: [MemoryEntry.from_state_dict(entry) for entry in state["memory"][c]]
@@ -242,7 +250,7 @@ class TailMemoryBank:
                 f"got {len(states)} states and world_size={world_size}"
             )
         for state in states:
-            _check_state(state, states[0].get("config", {}))
+            check_state(state, states[0].get("config", {}))
         config = states[0]["config"]
         parent = torch.Generator()
         parent.set_state(states[0]["generator"].cpu())
@@ -352,84 +360,3 @@ def _newest_first(memories: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str
     """The newest entry of every rank, then the second newest of every rank, and so on."""
     ages = range(1, max(len(memory) for memory in memories) + 1)
     return [memory[-age] for age in ages for memory in memories if age <= len(memory)]
-
-
-def _checked_classes(
-    tail_classes: Iterable[int], ignore_index: int, num_labels: int | None
-) -> tuple[int, ...]:
-    classes = sorted(int(c) for c in tail_classes)
-    if not classes or len(set(classes)) != len(classes):
-        raise InputError(f"expected one or more distinct tail classes, got {classes}")
-    if ignore_index in classes:
-        raise InputError(
-            f"expected tail classes without ignore_index {ignore_index}, got {classes}"
-        )
-    upper = math.inf if num_labels is None else num_labels
-    outside = [c for c in classes if not 0 <= c < upper]
-    if outside:
-        raise InputError(f"expected tail classes in [0, {upper}), got {outside}")
-    return tuple(classes)
-
-
-def _checked_count(name: str, value: int) -> int:
-    if value < 1 or int(value) != value:
-        raise InputError(f"expected {name} to be a whole number >= 1, got {value}")
-    return int(value)
-
-
-def _checked_ratio(name: str, value: float) -> float:
-    if not 0 < value <= 1:
-        raise InputError(f"expected {name} in (0, 1], got {value}")
-    return float(value)
-
-
-def _checked_choice(name: str, value: str, known: Iterable[str]) -> str:
-    if value not in known:
-        raise InputError(f"expected {name} to be one of {', '.join(known)}, got {value!r}")
-    return value
-
-
-def _check_batch(pixel_values: Tensor, labels: Tensor, largest_class: int) -> None:
-    shape = list(pixel_values.shape)
-    if len(shape) != 4 or shape[1] != 3 or 0 in shape:
-        raise InputError(f"expected pixel_values of shape [B, 3, H, W], none 0, got {shape}")
-    if list(labels.shape) != [shape[0], *shape[2:]]:
-        raise InputError(
-            f"expected labels of shape {[shape[0], *shape[2:]]} for pixel_values {shape}, "
-            f"got {list(labels.shape)}"
-        )
-    if not pixel_values.is_floating_point():
-        raise InputError(
-            f"expected floating-point pixel_values, got {pixel_values.dtype}: normalise them first"
-        )
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise InputError(f"expected labels of an integer dtype, got {labels.dtype}")
-    if largest_class > torch.iinfo(labels.dtype).max:
-        raise InputError(
-            f"expected a label dtype that holds tail class {largest_class}, "
-            f"got {labels.dtype}: use torch.int64"
-        )
-    if labels.device != pixel_values.device:
-        raise InputError(
-            f"expected labels on the device of pixel_values, {pixel_values.device}, "
-            f"got {labels.device}"
-        )
-
-
-def _check_state(state: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Raises an InputError unless `state` is a bank's state made with the expected options."""
-    absent = {"config", "memory", "generator"} - set(state)
-    if absent:
-        raise InputError(
-            f"expected the state of a TailMemoryBank, got one without {sorted(absent)}: "
-            "pass what TailMemoryBank.state_dict() returned"
-        )
-    config = state["config"]
-    different = [name for name in expected if config.get(name) != expected[name]]
-    if different:
-        wanted = ", ".join(f"{name}={expected[name]}" for name in different)
-        came = ", ".join(f"{name}={config.get(name)}" for name in different)
-        raise InputError(
-            f"expected a bank state made with {wanted}, got {came}: "
-            "use the options of the checkpoint, or start with an empty bank"
-        )

@@ -68,6 +68,8 @@ class AUCSegTrainer(Trainer):
         data_collator: Any = None,
         **kwargs: Any,
     ) -> None:
+        if not isinstance(args, AUCSegTrainingArguments):
+            raise InputError(f"expected AUCSegTrainingArguments, got {type(args).__name__}")
         config = model.config
         settings = {**(getattr(config, "aucseg", None) or {}), **args.method_settings()}
         if not settings.get("tail_classes") and class_statistics is not None:

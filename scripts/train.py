@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from datasets import Dataset
 from transformers import set_seed
 
 from aucseg_hf import (
@@ -27,7 +28,7 @@ from aucseg_hf import (
 )
 from aucseg_hf.backbones import load_image_processor, load_model
 from aucseg_hf.cli import parse_with_recipe, run
-from aucseg_hf.data import Benchmark
+from aucseg_hf.data import Benchmark, BenchmarkInfo
 from aucseg_hf.errors import InputError
 from aucseg_hf.report import write_report
 
@@ -88,12 +89,8 @@ def main(arguments: list[str]) -> None:
     train_records, val_records = _split(benchmark, "train"), _split(benchmark, "val", "validation")
 
     tail = [info.class_id(name) for name in args.tail_classes] if args.tail_classes else None
-    statistics, _ = (
-        ClassStatistics.from_dataset(
-            records, info.num_labels, info.ignore_index, tail, progress=args.process_index == 0
-        )
-        for records in (train_records, val_records)
-    )
+    statistics = _count(train_records, info, tail, args)
+    _count(val_records, info, tail, args)  # finds wrong validation labels before training
     model = load_model(data.model, info.id2label, info.palette, data.replace_head)
     processor = load_image_processor(data.model)
     augmentation = TrainAugmentation(_crop_size(data, train_records), _scale(data))
@@ -136,7 +133,7 @@ def _load(data: DataArguments) -> Benchmark:
     return benchmark
 
 
-def _split(benchmark: Benchmark, *names: str):
+def _split(benchmark: Benchmark, *names: str) -> Dataset:
     for name in names:
         if name in benchmark:
             return benchmark[name]
@@ -145,7 +142,15 @@ def _split(benchmark: Benchmark, *names: str):
     )
 
 
-def _crop_size(data: DataArguments, records: Sequence) -> tuple[int, int]:
+def _count(
+    records: Dataset, info: BenchmarkInfo, tail: list[int] | None, args: AUCSegTrainingArguments
+) -> ClassStatistics:
+    return ClassStatistics.from_dataset(
+        records, info.num_labels, info.ignore_index, tail, progress=args.process_index == 0
+    )
+
+
+def _crop_size(data: DataArguments, records: Dataset) -> tuple[int, int]:
     if data.crop_size is None:
         width, height = records[0]["image"].size
         return min(512, height), min(512, width)
