@@ -13,7 +13,7 @@ from test_trainer import RandomScenes, gradients_after_one_step, make_trainer
 STEP = {"max_steps": 1, "logging_steps": 1, "max_grad_norm": 0}
 
 
-def job(folder, batch_size):
+def job(folder, batch_size, **arguments):
     """What every process runs; returns what has to be equal."""
     sizes = [(32, 32), (40, 64), (32, 48), (64, 32), (33, 47)]
     trainer = make_trainer(
@@ -25,6 +25,7 @@ def job(folder, batch_size):
         per_device_train_batch_size=batch_size,
         per_device_eval_batch_size=2,
         **STEP,
+        **arguments,
     )
     # Batch norm sees each rank's samples alone: left out, so that ranks can be compared with one
     # process.
@@ -37,11 +38,15 @@ def job(folder, batch_size):
 def main(folder):
     trainer, metrics, gradients = job(folder, 4)
     if trainer.is_world_process_zero():
-        torch.save({name: g for name, g in gradients.items()}, f"{folder}/gradients.pt")
+        torch.save(gradients, f"{folder}/gradients.pt")
         logs = [line for line in trainer.state.log_history if "loss" in line][0]
         result = {"world_size": trainer.args.world_size, "metrics": metrics, "logs": logs}
         with open(f"{folder}/result.json", "w") as file:
             json.dump(result, file)
+    exact = {"gradient_accumulation_steps": 2, "auc_accumulation": "exact"}
+    trainer, _, gradients = job(folder, 2, **exact)
+    if trainer.is_world_process_zero():
+        torch.save(gradients, f"{folder}/gradients_exact.pt")
 
 
 @pytest.mark.slow
@@ -59,9 +64,10 @@ def test_two_processes_equal_one(tmp_path):
     line = [line for line in trainer.state.log_history if "loss" in line][0]
     for name in ("loss", "loss_ce", "loss_auc"):
         assert both["logs"][name] == pytest.approx(line[name], rel=1e-5)
-    saved = torch.load(tmp_path / "gradients.pt")
-    for name, gradient in gradients.items():
-        torch.testing.assert_close(saved[name], gradient, rtol=1e-4, atol=1e-6)
+    for file in ("gradients.pt", "gradients_exact.pt"):
+        saved = torch.load(tmp_path / file)
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(saved[name], gradient, rtol=1e-4, atol=1e-6)
 
 
 if __name__ == "__main__":

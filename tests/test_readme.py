@@ -116,3 +116,16 @@ def test_loss_benchmark_measures_one_case():
     baseline = measure({"shape": shape, "method": "interpolate + CE"})["peak_mib"]
     # Upsampled logits and their log-softmax alone: 2 x 19 x 128 x 128 x 4 bytes, twice.
     assert baseline > 4.75
+
+
+@pytest.mark.slow
+def test_bank_benchmark_prints_every_setting():
+    script = ROOT / "scripts/benchmark_bank.py"
+    quick = ["--size", "64", "--batch_size", "2", "--calls", "1", "--passes", "1"]
+    result = subprocess.run(
+        [sys.executable, script, *quick], check=True, capture_output=True, text=True
+    )
+    rows = [line.split("|") for line in result.stdout.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == 4
+    # Eight-bit pixels and the mask: 3 + 1 bytes, whatever the box.
+    assert all(float(row[4]) == 4.0 for row in rows)
