@@ -44,13 +44,6 @@ def checked_ratio(name: str, value: float) -> float:
     return float(value)
 
 
-def checked_choice(name: str, value: str, known: Iterable[str]) -> str:
-    """Returns one of the known names."""
-    if value not in known:
-        raise InputError(f"expected {name} to be one of {', '.join(known)}, got {value!r}")
-    return value
-
-
 def check_batch(pixel_values: Tensor, labels: Tensor, largest_class: int) -> None:
     """Raises an InputError unless images and labels fit together and hold the tail classes."""
     shape = list(pixel_values.shape)

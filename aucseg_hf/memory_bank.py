@@ -22,12 +22,11 @@ from torch import Tensor
 from aucseg_hf.bank_checks import (
     check_batch,
     check_state,
-    checked_choice,
     checked_classes,
     checked_count,
     checked_ratio,
 )
-from aucseg_hf.errors import InputError
+from aucseg_hf.errors import InputError, check_choice
 from aucseg_hf.memory_entry import (
     REPLACEMENTS,
     MemoryEntry,
@@ -109,9 +108,9 @@ class TailMemoryBank:
         self.memory_size = checked_count("memory_size", memory_size)
         self.sample_ratio = checked_ratio("sample_ratio", sample_ratio)
         self.resize_ratio = checked_ratio("resize_ratio", resize_ratio)
-        self.replacement = checked_choice("replacement", replacement, REPLACEMENTS)
+        self.replacement = check_choice("replacement", replacement, REPLACEMENTS)
         self.ignore_index = ignore_index
-        self.scope = checked_choice("scope", scope, SCOPES)
+        self.scope = check_choice("scope", scope, SCOPES)
         self.min_pixels = checked_count("min_pixels", min_pixels)
         self.process_group = process_group
         self._codec = PixelCodec(image_mean, image_std)

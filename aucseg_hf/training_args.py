@@ -7,7 +7,7 @@ import torch
 from transformers import TrainingArguments
 
 from aucseg_hf.configuration_aucseg import BANK_KEYS, LOSS_KEYS
-from aucseg_hf.errors import InputError
+from aucseg_hf.errors import check_choice
 
 
 @dataclass
@@ -88,10 +88,7 @@ class AUCSegTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         """Chooses the measure of the best checkpoint; pins memory for an accelerator only."""
-        if self.auc_accumulation not in ("local", "exact"):
-            raise InputError(
-                f"expected auc_accumulation local or exact, got {self.auc_accumulation!r}"
-            )
+        check_choice("auc_accumulation", self.auc_accumulation, ("local", "exact"))
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
         if self.load_best_model_at_end and self.metric_for_best_model is None:
             self.metric_for_best_model = "mean_iou"

@@ -123,13 +123,6 @@ def check_weight(name: str, value: float) -> float:
     return float(value)
 
 
-def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
-    """Returns `value` if it is one of `choices`; raises InputError otherwise."""
-    if value not in choices:
-        raise InputError(f"expected {name} to be one of {', '.join(choices)}, got {value!r}")
-    return value
-
-
 def check_class_weights(weights: Tensor | Sequence[float] | None) -> Tensor | None:
     """Returns per-class weights as a float64 vector [C]; raises InputError if one is unusable."""
     if weights is None:

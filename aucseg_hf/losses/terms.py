@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from aucseg_hf.errors import InputError
-from aucseg_hf.losses.inputs import check_choice, check_class_weights, check_weight
+from aucseg_hf.errors import InputError, check_choice
+from aucseg_hf.losses.inputs import check_class_weights, check_weight
 from aucseg_hf.losses.pairing import SCHEMES
 from aucseg_hf.losses.surrogates import Surrogate, make_surrogate
 
