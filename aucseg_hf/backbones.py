@@ -49,10 +49,12 @@ def load_model(
     id2label = dict(id2label)
     label2id = {name: i for i, name in id2label.items()}
     if name_or_path in SEGFORMER_SIZES:
-        config = AUCSegConfig.from_size(name_or_path, id2label=id2label, label2id=label2id)
-        model = AUCSegForSemanticSegmentation(config)
-        _set_palette(model, palette)
-        return model
+        settings = {"palette": palette}
+        return AUCSegForSemanticSegmentation(
+            AUCSegConfig.from_size(
+                name_or_path, id2label=id2label, label2id=label2id, aucseg=settings
+            )
+        )
     config = load_config(name_or_path)
     if config.model_type not in SUPPORTED_TYPES:
         raise InputError(
@@ -64,13 +66,17 @@ def load_model(
             f"{name_or_path} has {config.num_labels} classes but the data has {len(id2label)}: "
             "pass --replace_head to start its classifier anew"
         )
-    native = config.model_type == "segformer"
-    model_class = AUCSegForSemanticSegmentation if native else AutoModelForSemanticSegmentation
-    model = model_class.from_pretrained(
-        name_or_path, id2label=id2label, label2id=label2id, ignore_mismatched_sizes=True
+    settings = {**(getattr(config, "aucseg", None) or {}), "palette": palette}
+    if config.num_labels != len(id2label):
+        settings.pop("tail_classes", None)  # ids of other classes
+    if config.model_type == "segformer":
+        config = AUCSegConfig.from_pretrained(name_or_path)
+    config.id2label, config.label2id = id2label, label2id
+    config.aucseg = resolve_settings(settings, len(id2label))
+    model = _model_class(config).from_pretrained(
+        name_or_path, config=config, ignore_mismatched_sizes=True
     )
     _repair_batch_norm(model)
-    _set_palette(model, palette)
     return model
 
 
@@ -86,9 +92,7 @@ def load_trained_model(name_or_path: str) -> PreTrainedModel:
             f"expected a semantic segmentation checkpoint in {name_or_path}, "
             f"got {config.architectures}"
         )
-    native = config.model_type == "segformer"
-    model_class = AUCSegForSemanticSegmentation if native else AutoModelForSemanticSegmentation
-    return model_class.from_pretrained(name_or_path).eval()
+    return _model_class(config).from_pretrained(name_or_path).eval()
 
 
 def load_config(name_or_path: str) -> AutoConfig:
@@ -137,9 +141,9 @@ def _is_segmentation_model(config: AutoConfig) -> bool:
     return any(name.endswith("ForSemanticSegmentation") for name in config.architectures or ())
 
 
-def _set_palette(model: PreTrainedModel, palette: Sequence[Sequence[int]] | None) -> None:
-    settings = {**(getattr(model.config, "aucseg", None) or {}), "palette": palette}
-    model.config.aucseg = resolve_settings(settings, model.config.num_labels)
+def _model_class(config: AutoConfig) -> type:
+    native = config.model_type == "segformer"
+    return AUCSegForSemanticSegmentation if native else AutoModelForSemanticSegmentation
 
 
 def _repair_batch_norm(model: nn.Module) -> None:

@@ -40,12 +40,15 @@ def test_encoder_of_an_image_classifier_is_taken(tmp_path):
 
 
 def test_other_class_counts_need_replace_head(tmp_path):
-    source = AUCSegForSemanticSegmentation(tiny_config(num_labels=5))
+    settings = {"tail_classes": [4], "auc_weight": 0.25}
+    source = AUCSegForSemanticSegmentation(tiny_config(num_labels=5, aucseg=settings))
     source.save_pretrained(tmp_path)
     with pytest.raises(InputError, match=r"5 classes but the data has 3.*--replace_head"):
         load_model(str(tmp_path), NAMES)
     model = load_model(str(tmp_path), NAMES, replace_head=True)
     assert model.decode_head.classifier.out_channels == 3
+    # Tail class 4 was one of the other classes; the weights of the loss carry over.
+    assert (model.config.aucseg["tail_classes"], model.config.aucseg["auc_weight"]) == ([], 0.25)
     torch.testing.assert_close(
         model.decode_head.linear_fuse.weight, source.decode_head.linear_fuse.weight
     )
