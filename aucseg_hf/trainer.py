@@ -161,8 +161,8 @@ class AUCSegTrainer(SegmentationTrainer):
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         """The loss of all micro-batches of this step, with the next one's share of its gradient."""
         if not self._micro_batches:
-            inputs = [self._prepare_inputs(batch) for batch in self._step_batches]
-            pasted = [self._paste(batch["pixel_values"], batch["labels"]) for batch in inputs]
+            batches = [self._prepare_inputs(batch) for batch in self._step_batches]
+            pasted = [self._paste(batch["pixel_values"], batch["labels"]) for batch in batches]
             self._micro_batches = first_pass(
                 model, self.training_loss, pasted, self.compute_loss_context_manager
             )
