@@ -19,13 +19,16 @@ def run(main: Callable[[list[str]], None]) -> int:
     """Runs a script's main function.
 
     Returns:
-        The exit status: 0, or 2 after printing the sentence of an `InputError`.
+        The exit status: 0, 2 after printing the sentence of an `InputError`, 130 after Ctrl-C.
     """
     try:
         main(sys.argv[1:])
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt as interrupt:
+        print(str(interrupt) or "interrupted", file=sys.stderr)
+        return 130
     return 0
 
 

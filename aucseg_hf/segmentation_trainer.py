@@ -160,6 +160,13 @@ class SegmentationTrainer(ResumableTrainer):
         """Names of the parameters that weight decay applies to (`decay_parameter_names`)."""
         return decay_parameter_names(model)
 
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        inputs = super()._prepare_inputs(inputs)
+        images = inputs["pixel_values"]
+        if self.args.channels_last and isinstance(images, torch.Tensor):
+            inputs["pixel_values"] = images.contiguous(memory_format=torch.channels_last)
+        return inputs
+
     def training_step(
         self,
         model: nn.Module,

@@ -136,8 +136,6 @@ class AUCSegTrainer(SegmentationTrainer):
         if model.training and self._step_batches:
             return self._exact_loss(model, inputs, return_outputs)
         pixel_values, labels = inputs["pixel_values"], inputs["labels"]
-        if self.args.channels_last:
-            pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         if model.training:
             pixel_values, labels = self._paste(pixel_values, labels)
         outputs = model(pixel_values=pixel_values)
