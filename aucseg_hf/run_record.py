@@ -23,7 +23,13 @@ ENVIRONMENT = "environment.json"
 
 _PACKAGES = ("torch", "torchvision", "transformers", "datasets", "accelerate", "aucseg-hf")
 # How a run was started and where its process sits say nothing about what it computes.
-_NOT_A_SETTING = ("resume", "resume_from_checkpoint", "hub_token", "push_to_hub_token", "local_rank")
+_NOT_A_SETTING = (
+    "resume",
+    "resume_from_checkpoint",
+    "hub_token",
+    "push_to_hub_token",
+    "local_rank",
+)
 
 
 def write_run_record(
