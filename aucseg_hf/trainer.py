@@ -21,10 +21,11 @@ from aucseg_hf.configuration_aucseg import BANK_KEYS, LOSS_KEYS, class_id_of, re
 from aucseg_hf.data.dataset import collate
 from aucseg_hf.data.statistics import ClassStatistics
 from aucseg_hf.errors import InputError
-from aucseg_hf.losses import SegmentationLoss, SegmentationLossOutput
+from aucseg_hf.losses import SegmentationLoss
 from aucseg_hf.memory_bank import TailMemoryBank
 from aucseg_hf.metrics import SegmentationMetrics
 from aucseg_hf.plotting import color_map
+from aucseg_hf.semantic_forward import SemanticForward, SemanticOutput, training_loss
 from aucseg_hf.training_args import AUCSegTrainingArguments
 
 logger = logging.get_logger(__name__)
@@ -44,7 +45,7 @@ class AUCSegTrainer(Trainer):
     written to `model.config.aucseg`, so that every checkpoint records them.
 
     Args:
-        model: A model with `.logits` [B, K, h, w] in its output.
+        model: A model of any type `SemanticForward` runs.
         args: Arguments; method settings left at None are taken from `model.config.aucseg`.
         class_statistics: Gives head, middle and tail for the report, and the bank's tail classes
             where neither `args` nor the model's configuration names them.
@@ -84,6 +85,7 @@ class AUCSegTrainer(Trainer):
         # the loss under gradient accumulation and multiply it under data parallelism.
         self.model_accepts_loss_kwargs = False
 
+        self.semantic_forward = SemanticForward(self.model)
         self.ignore_index = ignore_index_of(config)
         options = {
             **{key: settings[key] for key in LOSS_KEYS},
@@ -93,8 +95,10 @@ class AUCSegTrainer(Trainer):
         # In training the loss is that of the global batch: AUC compares pixels across ranks. In
         # evaluation ranks may run different numbers of forward passes, so each has its own.
         ranks = torch.distributed.group.WORLD if args.world_size > 1 else None
-        self.training_loss = SegmentationLoss(**options, process_group=ranks)
         self.evaluation_loss = SegmentationLoss(**options)
+        if self.semantic_forward.is_mask_classification:
+            options["ce_weight"] = 0.0  # the model's own loss takes its place
+        self.training_loss = SegmentationLoss(**options, process_group=ranks)
         self.bank: TailMemoryBank | None = None
         if args.memory_bank and settings["tail_classes"]:
             self.bank = TailMemoryBank(
@@ -166,14 +170,28 @@ class AUCSegTrainer(Trainer):
         if model.training and self._step_batches:
             return self._exact_loss(model, return_outputs)
         pixel_values, labels = inputs["pixel_values"], inputs["labels"]
-        if model.training:
-            pixel_values, labels = self._paste(pixel_values, labels)
-        outputs = model(pixel_values=pixel_values)
-        criterion = self.training_loss if model.training else self.evaluation_loss
-        terms = criterion(outputs.logits, labels)
-        if model.training:
-            self._record_terms(terms)
-        return (terms.loss, outputs) if return_outputs else terms.loss
+        if not model.training:
+            outputs = self.semantic_forward(model, pixel_values)
+            loss = self.evaluation_loss(outputs.logits, labels).loss
+            return (loss, outputs) if return_outputs else loss
+        pixel_values, labels = self._paste(pixel_values, labels)
+        outputs = self.semantic_forward(model, pixel_values, labels)
+        loss, parts = training_loss(
+            self.training_loss, [outputs], [labels], self.semantic_forward.auxiliary_loss_weight
+        )
+        loss = self._add_model_loss(loss, parts, outputs)
+        return (loss, outputs) if return_outputs else loss
+
+    def _add_model_loss(
+        self, loss: torch.Tensor, parts: dict[str, torch.Tensor], outputs: SemanticOutput
+    ) -> torch.Tensor:
+        """Adds the own loss of a mask classification model, and records all terms."""
+        if outputs.model_loss is not None:
+            loss = loss + self.model.config.aucseg["ce_weight"] * outputs.model_loss
+            parts = {"loss_model": outputs.model_loss, "loss_auc": parts["loss_auc"]}
+        self._record(**parts)
+        self._terms_weight += 1 / self.current_gradient_accumulation_steps
+        return loss
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[dict[str, Any]], Any]:
         """Keeps the micro-batches of a step together where their AUC has to be exact."""
@@ -191,11 +209,15 @@ class AUCSegTrainer(Trainer):
             inputs = [self._prepare_inputs(batch) for batch in self._step_batches]
             pasted = [self._paste(batch["pixel_values"], batch["labels"]) for batch in inputs]
             self._micro_batches = first_pass(
-                model, self.training_loss, pasted, self.compute_loss_context_manager
+                self.semantic_forward,
+                model,
+                self.training_loss,
+                pasted,
+                self.compute_loss_context_manager,
             )
         micro_batch = self._micro_batches.pop(0)
-        loss, outputs = micro_batch.forward(model, len(self._step_batches))
-        self._record_terms(micro_batch.terms)
+        loss, outputs = micro_batch.forward(self.semantic_forward, model, len(self._step_batches))
+        loss = self._add_model_loss(loss, micro_batch.parts, outputs)
         return (loss, outputs) if return_outputs else loss
 
     def _paste(
@@ -210,10 +232,6 @@ class AUCSegTrainer(Trainer):
                 self.state.global_step, self.bank, (pixel_values, labels), pasted
             )
         return pasted
-
-    def _record_terms(self, terms: SegmentationLossOutput) -> None:
-        self._record(loss_ce=terms.ce, loss_auc=terms.auc)
-        self._terms_weight += 1 / self.current_gradient_accumulation_steps
 
     def _record(self, **terms: torch.Tensor) -> None:
         for name, value in terms.items():
