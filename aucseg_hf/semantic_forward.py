@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import ModelOutput
+from transformers.modeling_outputs import ModelOutput, SemanticSegmenterOutput
 
 from aucseg_hf.backbones import MASK_TYPES, check_model_type, ignore_index_of
 from aucseg_hf.errors import InputError
@@ -17,7 +18,11 @@ from aucseg_hf.losses import SegmentationLoss
 
 # Lower scores of mask classification count as this one, so that their logarithm stays finite.
 _LOWEST_SCORE = 1e-6
-_AUXILIARY_KEY = "auxiliary_head_logits"
+
+
+@dataclass
+class _OutputWithAuxiliary(SemanticSegmenterOutput):
+    auxiliary_head_logits: Tensor | None = None
 
 
 class SemanticOutput(NamedTuple):
@@ -91,7 +96,7 @@ class SemanticForward:
         if self.is_mask_classification and labels is not None:
             targets = mask_targets(labels, config.num_labels, ignore_index_of(config))
         output = self._run(model, pixel_values, **targets)
-        auxiliary = output.get(_AUXILIARY_KEY)
+        auxiliary = output.get("auxiliary_head_logits")
         return SemanticOutput(
             self._logits(output), () if auxiliary is None else (auxiliary,), output.get("loss")
         )
@@ -228,8 +233,8 @@ def _auxiliary_hooks(model: PreTrainedModel) -> Sequence[RemovableHandle]:
     def keep(module: nn.Module, inputs: Any, logits: Tensor) -> None:
         kept.append(logits)
 
-    def add(module: nn.Module, inputs: Any, output: ModelOutput) -> None:
-        output[_AUXILIARY_KEY] = kept.pop()
+    def add(module: nn.Module, inputs: Any, output: ModelOutput) -> ModelOutput:
+        return _OutputWithAuxiliary(**output, auxiliary_head_logits=kept.pop())
 
     return head.register_forward_hook(keep), model.register_forward_hook(add)
 
