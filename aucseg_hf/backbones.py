@@ -13,6 +13,7 @@ from transformers import (
     BaseImageProcessor,
     PreTrainedConfig,
     PreTrainedModel,
+    Sapiens2HeadConfig,
     SegformerImageProcessor,
 )
 from transformers.models.auto.modeling_auto import (
@@ -80,9 +81,8 @@ def load_model(
     settings = {**(getattr(config, "aucseg", None) or {}), "palette": palette}
     if config.num_labels != len(id2label):
         settings.pop("tail_classes", None)  # ids of other classes
-    if config.model_type == "beit" and len(config.out_indices) != 4:
-        # An encoder names its last block only; these are the published ones, of 12.
-        config.out_indices = [config.num_hidden_layers * i // 12 for i in (3, 5, 7, 11)]
+    if not _is_segmentation_model(config):
+        _complete_head(config)
     config.id2label, config.label2id = id2label, label2id
     config.aucseg = resolve_settings(settings, len(id2label))
     model = _load_weights(name_or_path, config=config, ignore_mismatched_sizes=True)
@@ -176,6 +176,18 @@ def ignore_index_of(config: PreTrainedConfig) -> int:
 
 def _is_segmentation_model(config: PreTrainedConfig) -> bool:
     return any(name.endswith(_HEADS) for name in config.architectures or ())
+
+
+def _complete_head(config: PreTrainedConfig) -> None:
+    """Sets what the configuration of an encoder leaves open and its segmentation head needs."""
+    if config.model_type == "beit" and len(config.out_indices) != 4:
+        # The published blocks of the base size, of 12.
+        config.out_indices = [config.num_hidden_layers * i // 12 for i in (3, 5, 7, 11)]
+    if config.model_type == "sapiens2":
+        # As in the published models, which have stride 4.
+        config.head_config = Sapiens2HeadConfig(
+            upsample_out_channels=[768, 768], conv_out_channels=[768, 768]
+        )
 
 
 def _load_weights(name_or_path: str, config: PreTrainedConfig, **options: Any) -> PreTrainedModel:

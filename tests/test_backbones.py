@@ -1,3 +1,5 @@
+import numpy as np
+import PIL.Image
 import pytest
 import torch
 from conftest import tiny_config
@@ -13,10 +15,20 @@ from tiny_models import (
 from transformers import (
     BeitConfig,
     BeitForImageClassification,
+    BeitImageProcessor,
+    DPTImageProcessor,
+    EomtImageProcessor,
+    Mask2FormerImageProcessor,
     MobileNetV2Config,
     MobileNetV2ForSemanticSegmentation,
+    MobileNetV2ImageProcessor,
+    MobileViTImageProcessor,
+    Sapiens2ImageProcessor,
+    Sapiens2Model,
     SegformerConfig,
     SegformerForImageClassification,
+    SegformerImageProcessor,
+    Tipsv2DptImageProcessor,
     ViTConfig,
 )
 
@@ -25,6 +37,7 @@ from aucseg_hf import (
     AUCSegTrainer,
     AUCSegTrainingArguments,
     InputError,
+    SegmentationDataset,
 )
 from aucseg_hf.backbones import (
     has_spare_parameters,
@@ -179,6 +192,13 @@ def test_blocks_of_a_beit_encoder_are_chosen(tmp_path):
     assert list(model.config.out_indices) == [3, 5, 7, 11]
 
 
+def test_head_of_a_sapiens2_encoder_has_stride_four(tmp_path):
+    Sapiens2Model(tiny_config_of("sapiens2", head_config=None)).save_pretrained(tmp_path)
+    model = load_model(str(tmp_path), NAMES).eval()
+    logits = semantic_logits(model, torch.zeros(1, 3, 32, 48))
+    assert logits.shape == (1, 3, 16, 24)  # patches of 8, twice upsampled
+
+
 def test_what_cannot_be_loaded_is_said(tmp_path):
     with pytest.raises(InputError, match="cannot load a model from"):
         load_model(str(tmp_path / "nowhere"), NAMES)
@@ -193,3 +213,28 @@ def test_what_cannot_be_loaded_is_said(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "oneformer"}')
     with pytest.raises(InputError, match=r"oneformer \(it needs text inputs\)"):
         load_model(str(tmp_path), NAMES)
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [
+        BeitImageProcessor(),
+        DPTImageProcessor(),
+        EomtImageProcessor(),
+        Mask2FormerImageProcessor(),
+        MobileNetV2ImageProcessor(),
+        MobileViTImageProcessor(),  # channels reversed, not normalised
+        Sapiens2ImageProcessor(),
+        SegformerImageProcessor(),
+        Tipsv2DptImageProcessor(),  # not normalised
+    ],
+)
+def test_training_sees_what_the_image_processor_gives(processor, tmp_path):
+    processor.save_pretrained(tmp_path)
+    processor = load_image_processor(str(tmp_path))
+    pixels = np.random.default_rng(0).integers(0, 255, (45, 50, 3), dtype=np.uint8)
+    image = PIL.Image.fromarray(pixels)
+    record = {"image": image, "label": PIL.Image.fromarray(pixels[..., 0] % 3)}
+    (example,) = SegmentationDataset([record], lambda label, name: np.array(label), processor)
+    expected = processor(images=image, return_tensors="pt")["pixel_values"][0]
+    torch.testing.assert_close(example["pixel_values"], expected, rtol=1e-5, atol=1e-6)

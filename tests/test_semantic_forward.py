@@ -138,7 +138,8 @@ def test_a_batch_of_one_image_trains(model_type):
 
 def test_batch_norm_of_single_values_uses_its_running_statistics():
     model = tiny_model_of("upernet")
-    pooled = model.decode_head.psp_modules.blocks[0][1].batch_norm
+    norms = model.decode_head.psp_modules.modules()
+    pooled = next(module for module in norms if isinstance(module, torch.nn.BatchNorm2d))
     others = model.decode_head.fpn_bottleneck.batch_norm
     images, _ = random_pairs(1, (64, 64))
     with pytest.raises(ValueError, match="more than 1 value per channel"):

@@ -21,7 +21,8 @@ class SegmentationDataset(torch.utils.data.Dataset):
     Args:
         records: For example a split of `load_benchmark`; images of any mode, labels of class ids.
         label_rule: Turns label images into class ids with 255 for void.
-        image_processor: Its `image_mean`, `image_std` and `rescale_factor` normalise the images.
+        image_processor: Its `image_mean`, `image_std` and `rescale_factor` normalise the images,
+            unless its `do_normalize` is off; MobileViT's also puts the channels in reverse order.
         augmentation: Applied to training pairs; None keeps the native size.
         seed: Together with epoch and index it decides every random choice.
 
@@ -42,8 +43,11 @@ class SegmentationDataset(torch.utils.data.Dataset):
         self.label_rule = label_rule
         self.augmentation = augmentation
         self.seed = seed
-        self.image_mean = [float(value) for value in image_processor.image_mean]
-        self.image_std = [float(value) for value in image_processor.image_std]
+        normalize = getattr(image_processor, "do_normalize", None)
+        mean, std = image_processor.image_mean, image_processor.image_std
+        self.image_mean = [float(value) for value in (mean if normalize else [0] * 3)]
+        self.image_std = [float(value) for value in (std if normalize else [1] * 3)]
+        self._reverse_channels = getattr(image_processor, "do_flip_channel_order", False)
         # (x * rescale_factor - mean) / std with the operations in the processors' own order.
         levels = 1 / image_processor.rescale_factor
         self._shift = torch.tensor(self.image_mean).view(3, 1, 1) * levels
@@ -73,6 +77,8 @@ class SegmentationDataset(torch.utils.data.Dataset):
             key = np.random.SeedSequence([self.seed, int(self._epoch), index])
             generator = torch.Generator().manual_seed(int(key.generate_state(1, np.uint64)[0]))
             image, label = self.augmentation(image, label, generator)
+        if self._reverse_channels:
+            image = image.flip(0)
         return {"pixel_values": (image - self._shift) / self._scale, "labels": label.long()}
 
     def read(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
