@@ -2,7 +2,8 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from conftest import tiny_config
+from conftest import ROOT, tiny_config
+from test_readme import blocks
 from test_trainer import gradients_after_one_step
 from tiny_models import (
     TYPES,
@@ -238,3 +239,20 @@ def test_training_sees_what_the_image_processor_gives(processor, tmp_path):
     (example,) = SegmentationDataset([record], lambda label, name: np.array(label), processor)
     expected = processor(images=image, return_tensors="pt")["pixel_values"][0]
     torch.testing.assert_close(example["pixel_values"], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_snippets_of_the_backbones_page(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny_model_of("upernet").save_pretrained("openmmlab/upernet-convnext-tiny")
+    train, loop = blocks("python", (ROOT / "docs/backbones.md").read_text(encoding="utf-8"))
+    images, labels = random_pairs(2, (64, 64))
+    labels[labels == 3] = 0
+    data = [{"pixel_values": x, "labels": y} for x, y in zip(images, labels, strict=True)]
+    session = {"train_dataset": data, "pixel_values": images, "labels": labels}
+    train = train.replace("max_steps=100", "max_steps=1, use_cpu=True, report_to='none'")
+    for snippet in (train, loop):
+        exec(compile(snippet, "docs/backbones.md", "exec"), session)
+    assert session["parts"].keys() == {"loss_ce", "loss_auc", "loss_aux"}
+    parts = {name: value.item() for name, value in session["parts"].items()}
+    expected = parts["loss_ce"] + 0.5 * parts["loss_auc"] + 0.4 * parts["loss_aux"]
+    assert session["loss"].item() == pytest.approx(expected, rel=1e-5)
