@@ -15,7 +15,7 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from transformers.utils import logging
 
 from aucseg_hf.accumulation import MicroBatch, first_pass
-from aucseg_hf.backbones import ignore_index_of
+from aucseg_hf.backbones import has_spare_parameters, ignore_index_of
 from aucseg_hf.bank_pictures import BankPictures
 from aucseg_hf.configuration_aucseg import BANK_KEYS, LOSS_KEYS, class_id_of, resolve_settings
 from aucseg_hf.data.dataset import collate
@@ -80,6 +80,8 @@ class AUCSegTrainer(Trainer):
         ]
         config.aucseg = settings = resolve_settings(settings, config.num_labels)
 
+        if has_spare_parameters(config):
+            args.ddp_find_unused_parameters = True
         super().__init__(model=model, args=args, data_collator=data_collator or collate, **kwargs)
         # Segmentation models accept and ignore `num_items_in_batch`; Trainer would then not divide
         # the loss under gradient accumulation and multiply it under data parallelism.
