@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -85,7 +86,10 @@ def load_model(
         _complete_head(config)
     config.id2label, config.label2id = id2label, label2id
     config.aucseg = resolve_settings(settings, len(id2label))
-    model = _load_weights(name_or_path, config=config, ignore_mismatched_sizes=True)
+    # A checkpoint in half precision would be trained in half precision, its optimizer included.
+    model = _load_weights(
+        name_or_path, config=config, dtype=torch.float32, ignore_mismatched_sizes=True
+    )
     _repair_batch_norm(model)
     return model
 

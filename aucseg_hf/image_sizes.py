@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import lcm
 
 import torch
 from torch import Tensor
@@ -32,11 +33,11 @@ class ImageSizes:
         if model_type in ("data2vec-vision", "eomt", "eomt_dinov3") or hybrid:
             return cls(fixed=_pair(config.image_size))
         if model_type in ("beit", "dpt", "sapiens2"):
-            return cls(multiple=max(_pair(config.patch_size)))
+            return cls(multiple=lcm(*_pair(config.patch_size)))
         backbone = getattr(config, "backbone_config", None)
         # Of all backbones, those made of patches of one size have this switch.
         if hasattr(backbone, "reshape_hidden_states"):
-            return cls(multiple=max(_pair(backbone.patch_size)))
+            return cls(multiple=lcm(*_pair(backbone.patch_size)))
         return cls()
 
     def smallest(self, size: Sequence[int]) -> tuple[int, int]:

@@ -185,6 +185,14 @@ def test_every_type_takes_another_number_of_classes(model_type, tmp_path):
         assert model.criterion.empty_weight.tolist() == pytest.approx([1, 1, 1, no_object])
 
 
+@pytest.mark.parametrize("model_type", ["segformer", "sapiens2", "maskformer"])
+def test_a_checkpoint_in_half_precision_is_trained_in_single(model_type, tmp_path):
+    tiny_model_of(model_type).half().save_pretrained(tmp_path)
+    model = load_model(str(tmp_path), {0: "a", 1: "b", 2: "c", 3: "d"})
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert load_trained_model(str(tmp_path)).dtype == torch.float16
+
+
 def test_blocks_of_a_beit_encoder_are_chosen(tmp_path):
     BeitForImageClassification(
         BeitConfig(hidden_size=8, num_hidden_layers=12, num_attention_heads=1, intermediate_size=8)

@@ -88,7 +88,7 @@ def test_auxiliary_gradients_with_checkpointing_equal_those_without():
     for checkpointing in (False, True):
         model = tiny_model_of("beit")
         if checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.activation_checkpointing_enable({"use_reentrant": False})
         output = SemanticForward(model)(model, random_pairs(2, (64, 64))[0])
         output.auxiliary_logits[0].square().sum().backward()
         gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
