@@ -1,0 +1,90 @@
+"""Data sets on the Hub and in parquet files, with their columns renamed to image and label."""
+
+from pathlib import Path
+
+from datasets import (
+    Dataset,
+    DatasetDict,
+    Image,
+    IterableDataset,
+    IterableDatasetDict,
+    load_dataset,
+)
+from datasets.exceptions import DatasetsError
+
+from aucseg_hf.data.folder import name_splits
+from aucseg_hf.errors import InputError
+
+Records = Dataset | IterableDataset
+
+
+def holds_parquet(path: Path) -> bool:
+    """Whether a path is a parquet file, or a folder of them or of folders of them."""
+    if path.is_dir():
+        return any(path.glob("*.parquet")) or any(path.glob("*/*.parquet"))
+    return path.suffix == ".parquet"
+
+
+def load_columns(
+    source: str | Path,
+    image_column: str = "image",
+    label_column: str = "label",
+    revision: str | None = None,
+    streaming: bool = False,
+) -> dict[str, Records]:
+    """Loads a data set with images and label images in two of its columns.
+
+    Args:
+        source: Hub id, parquet file, or folder of parquet files named after their splits.
+        image_column: Column of the images.
+        label_column: Column of the label images.
+        revision: Branch, tag or commit on the Hub.
+        streaming: Read records when they are asked for, without a download of the whole.
+
+    Returns:
+        Split name -> records of {"image", "label"}.
+
+    Raises:
+        InputError: If the data set cannot be loaded or lacks a column.
+    """
+    options = {"revision": revision, "streaming": streaming}
+    try:
+        if Path(source).is_file():
+            splits = load_dataset("parquet", data_files=str(source), **options)
+        else:
+            splits = load_dataset(str(source), **options)
+    except (OSError, ValueError, DatasetsError) as error:
+        at = f" at revision {revision}" if revision else ""
+        raise InputError(
+            f"cannot load {source}{at} as a parquet file, a folder or a hub data set: {error}"
+        ) from error
+    return {
+        split: _two_columns(splits, name, image_column, label_column, source)
+        for split, name in name_splits(splits).items()
+    }
+
+
+def _two_columns(
+    splits: DatasetDict | IterableDatasetDict,
+    split: str,
+    image_column: str,
+    label_column: str,
+    source: str | Path,
+) -> Records:
+    records = splits[split]
+    columns = {image_column: "image", label_column: "label"}
+    found = records.column_names
+    missing = [column for column in columns if column not in found]
+    if missing or len(columns) < 2:
+        raise InputError(
+            f"expected columns {image_column!r} and {label_column!r} in split {split} of {source}, "
+            f"got {found}: name them with the image_column and label_column options"
+        )
+    renames = {old: new for old, new in columns.items() if old != new}
+    records = records.select_columns(list(columns))
+    if renames:
+        records = records.rename_columns(renames)
+    for column in columns.values():
+        if not isinstance(records.features[column], Image):
+            records = records.cast_column(column, Image())
+    return records
