@@ -80,11 +80,13 @@ def _two_columns(
             f"expected columns {image_column!r} and {label_column!r} in split {split} of {source}, "
             f"got {found}: name them with the image_column and label_column options"
         )
-    renames = {old: new for old, new in columns.items() if old != new}
     records = records.select_columns(list(columns))
-    if renames:
-        records = records.rename_columns(renames)
+    # A stream renames one example after the other: undecoded, so that no image is encoded again,
+    # and by way of names that no column has.
+    for column in columns:
+        records = records.cast_column(column, Image(decode=False))
+    records = records.rename_columns({old: f"new {new}" for old, new in columns.items()})
+    records = records.rename_columns({f"new {new}": new for new in columns.values()})
     for column in columns.values():
-        if not isinstance(records.features[column], Image):
-            records = records.cast_column(column, Image())
+        records = records.cast_column(column, Image())
     return records
