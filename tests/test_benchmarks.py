@@ -1,9 +1,11 @@
 import csv
 import json
+import re
 
 import numpy as np
 import PIL.Image
 import pytest
+from conftest import ROOT
 from datasets import Dataset, IterableDataset
 from datasets.table import embed_table_storage
 
@@ -466,3 +468,16 @@ def test_only_two_classes_of_ade20k_share_a_color():
     for name in ("cityscapes", "camvid"):
         palette = ROWS[name].info.palette
         assert len(set(palette)) == len(palette)
+
+
+def test_snippets_of_the_data_page(tmp_path, monkeypatch, capsys):
+    """Every snippet runs, in one session, and prints what its comments say."""
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs/data.md").read_text(encoding="utf-8")
+    session = {}
+    for snippet in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
+        exec(compile(snippet, "docs/data.md", "exec"), session)
+        printed = re.sub(r"[\s\[\]]+", " ", capsys.readouterr().out).strip()
+        said = " ".join(re.findall(r"print\(.*\)  # (.*)", snippet))
+        assert printed == re.sub(r"[\s\[\]]+", " ", said).strip()
+    assert session["ids"].shape == (128, 128)
