@@ -12,6 +12,7 @@ from datasets.table import embed_table_storage
 from aucseg_hf import InputError, load_benchmark
 from aucseg_hf.data.benchmark_table import ROWS
 from aucseg_hf.data.benchmarks import NAMES
+from aucseg_hf.data.hub import find_parquet
 from aucseg_hf.data.scenes import draw_scene
 
 # A folder of pairs
@@ -316,12 +317,29 @@ def test_parquet_of_raw_bytes_becomes_images(pairs, tmp_path):
     content = [path.read_bytes() for path in paths]
     Dataset.from_dict({"image": content, "label": content}).to_parquet(tmp_path / "data.parquet")
     (tmp_path / "id2label.json").write_text((pairs / "id2label.json").read_text())
-    for streaming in (False, True):
-        benchmark = load_benchmark(tmp_path / "data.parquet", streaming=streaming)
+    for source, streaming in ((tmp_path, False), (tmp_path / "data.parquet", True)):
+        benchmark = load_benchmark(source, streaming=streaming)
         record = next(iter(benchmark["train"]))
         np.testing.assert_array_equal(
             benchmark.info.label_rule(record["label"]), np.asarray(PIL.Image.open(paths[0]))
         )
+
+
+def test_parquet_files_tell_their_splits(tmp_path):
+    names = {
+        "train": ["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"],
+        "val": ["data/validation-00000-of-00001.parquet", "val/trained.parquet"],
+        "test": ["test/val.parquet"],
+    }
+    for name in sum(names.values(), []):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "id2label.json").touch()
+    found = find_parquet(tmp_path)
+    assert found == {split: [str(tmp_path / name) for name in names[split]] for split in names}
+    (tmp_path / "street.parquet").touch()
+    assert find_parquet(tmp_path)["train"][-1] == str(tmp_path / "street.parquet")
+    assert find_parquet(tmp_path / "test/val.parquet").keys() == {"val"}
 
 
 def test_a_row_is_read_from_the_hub_with_its_columns(pairs, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from datasets import Dataset, Features, Image, IterableDataset
 from aucseg_hf.data.benchmark_table import ROWS, BenchmarkRow
 from aucseg_hf.data.class_files import read_info
 from aucseg_hf.data.folder import Pairs, find_splits, split_name
-from aucseg_hf.data.hub import Records, holds_parquet, load_columns
+from aucseg_hf.data.hub import Records, find_parquet, load_columns
 from aucseg_hf.data.info import Benchmark, BenchmarkInfo, StreamingBenchmark
 from aucseg_hf.data.labels import VOID
 from aucseg_hf.data.layouts import find_files
@@ -141,7 +141,7 @@ def load_table(
     """A user's data set on the Hub or in parquet files.
 
     Args:
-        source: Hub id, parquet file, or folder of parquet files named after their splits.
+        source: Hub id, or parquet file or folder of them (`find_parquet`).
         streaming: Stream it.
         image_column: Column of the images.
         label_column: Column of the label images.
@@ -171,7 +171,7 @@ def _choose_loader(name_or_path: str | Path, streaming: bool) -> Callable[..., A
         return partial(load_row, ROWS[name], streaming)
     if path.is_dir():
         return _choose_folder_loader(path, streaming)
-    if path.is_file() and holds_parquet(path):
+    if path.is_file() and find_parquet(path):
         return partial(load_table, path, streaming)
     if isinstance(name_or_path, str) and re.fullmatch(r"[\w.-]*\w/[\w.-]*\w", name):
         return partial(load_table, name, streaming)
@@ -191,7 +191,7 @@ def _choose_folder_loader(folder: Path, streaming: bool) -> Callable[..., Any]:
     files = find_splits(folder)
     if files:
         return partial(load_pairs, folder, files)
-    if holds_parquet(folder):
+    if find_parquet(folder):
         return partial(load_table, folder, streaming)
     rows = [row for row in ROWS.values() if any(one.recognises(folder) for one in row.layouts)]
     if len(rows) == 1:

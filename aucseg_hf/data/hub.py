@@ -1,5 +1,6 @@
 """Data sets on the Hub and in parquet files, with their columns renamed to image and label."""
 
+import re
 from pathlib import Path
 
 from datasets import (
@@ -12,17 +13,33 @@ from datasets import (
 )
 from datasets.exceptions import DatasetsError
 
-from aucseg_hf.data.folder import name_splits
+from aucseg_hf.data.folder import name_splits, split_name
 from aucseg_hf.errors import InputError
 
 Records = Dataset | IterableDataset
 
 
-def holds_parquet(path: Path) -> bool:
-    """Whether a path is a parquet file, or a folder of them or of folders of them."""
-    if path.is_dir():
-        return any(path.glob("*.parquet")) or any(path.glob("*/*.parquet"))
-    return path.suffix == ".parquet"
+def find_parquet(path: Path) -> dict[str, list[str]]:
+    """Finds parquet files and the splits they belong to.
+
+    Args:
+        path: A file, or a folder with files in it or in its sub-folders.
+
+    Returns:
+        Split name -> files; the split is the first word for one in a file's name or its folder's,
+        as in train-00000-of-00002.parquet or val/part.parquet, and train where there is none.
+    """
+    if path.is_file():
+        files = [path] if path.suffix == ".parquet" else []
+    else:
+        files = sorted([*path.glob("*.parquet"), *path.glob("*/*.parquet")])
+    splits: dict[str, list[str]] = {}
+    for file in files:
+        name = str(file.relative_to(path)) if path.is_dir() else file.name
+        words = (split_name(word) for word in re.split(r"[^a-z]+", name.lower()))
+        split = next((word for word in words if word in ("train", "val", "test")), "train")
+        splits.setdefault(split, []).append(str(file))
+    return splits
 
 
 def load_columns(
@@ -35,7 +52,7 @@ def load_columns(
     """Loads a data set with images and label images in two of its columns.
 
     Args:
-        source: Hub id, parquet file, or folder of parquet files named after their splits.
+        source: Hub id, or parquet file or folder of them (`find_parquet`).
         image_column: Column of the images.
         label_column: Column of the label images.
         revision: Branch, tag or commit on the Hub.
@@ -49,8 +66,10 @@ def load_columns(
     """
     options = {"revision": revision, "streaming": streaming}
     try:
-        if Path(source).is_file():
-            splits = load_dataset("parquet", data_files=str(source), **options)
+        if Path(source).exists():
+            # Named one by one: beside them lie id2label.json and the like, which are no data.
+            files = find_parquet(Path(source))
+            splits = load_dataset("parquet", data_files=files, **options)
         else:
             splits = load_dataset(str(source), **options)
     except (OSError, ValueError, DatasetsError) as error:
