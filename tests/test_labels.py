@@ -158,7 +158,7 @@ def test_colors_stored_with_a_palette_of_their_own_are_colors():
 
 
 def test_unused_entries_of_a_palette_do_not_matter():
-    mask = paletted([[0, 1]], (PALETTE[0], PALETTE[1], PALETTE[0]))
+    mask = paletted([[0, 1]], ((7, 7, 7), PALETTE[1], PALETTE[0]))
     np.testing.assert_array_equal(LabelRule(3, palette=PALETTE)(mask), [[0, 1]])
 
 

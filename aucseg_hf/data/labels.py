@@ -171,8 +171,7 @@ class LabelRule:
 def _color_table(palette: Palette, void_color: Color | None) -> np.ndarray:
     """uint16 [2^24]: class id + 1 of every colour r + 256 g + 65536 b, 0 where there is none.
 
-    The system hands out zeros without storing them, so that only the pages that hold one of the
-    colours take memory.
+    32 MiB of addresses; the system stores zeros only around the colours that are written.
     """
     table = np.zeros(1 << 24, np.uint16)
     colors = dict(enumerate(palette))
