@@ -161,7 +161,9 @@ class LabelRule:
 
     def _expected_ids(self) -> str:
         if self.id_map is not None:
-            return f"one of {sorted({*self.id_map, self.ignore_index})}"
+            ids = sorted({*self.id_map, self.ignore_index})
+            listed = ids if len(ids) <= 40 else f"the {len(ids)} of {ids[0]}..{ids[-1]} in id_map"
+            return f"one of {listed}"
         first = int(self.reduce_labels)
         void = f"0 and {self.ignore_index}" if self.reduce_labels else str(self.ignore_index)
         return f"{first}..{self.num_labels - 1 + first}, and {void} for void"
