@@ -3,8 +3,10 @@
     accelerate launch scripts/train.py
     accelerate launch scripts/train.py --dataset DIR --model b0 --max_steps 1000
     accelerate launch scripts/train.py RECIPE.yaml --learning_rate 1e-4
+    accelerate launch scripts/train.py RECIPE.yaml --resume
 
-Without a recipe and without --dataset, scripts/recipes/scenes.yaml is used: the embedded benchmark.
+Every run writes its settings to run.yaml in its output folder, a recipe that repeats it. Without a
+recipe and without --dataset, scripts/recipes/scenes.yaml is used: the embedded benchmark.
 """
 
 import os
@@ -18,9 +20,11 @@ from transformers import set_seed
 
 from aucseg_hf import AUCSegTrainer, AUCSegTrainingArguments, ClassStatistics
 from aucseg_hf.backbones import load_model
+from aucseg_hf.checkpoints import set_aside
 from aucseg_hf.cli import parse_with_recipe, run
 from aucseg_hf.data.arguments import DataArguments, load_training_data
 from aucseg_hf.report import write_report
+from aucseg_hf.run_record import write_run_record
 
 SCENES_RECIPE = Path(__file__).parent / "recipes" / "scenes.yaml"
 DEFAULTS = {
@@ -42,6 +46,7 @@ def main(arguments: list[str]) -> None:
     started = time.perf_counter()
     _use_all_cores(args)
     set_seed(args.seed)
+    _make_room(args)
     train_dataset, eval_dataset, info, statistics, processor = load_training_data(data, args)
     trainer = AUCSegTrainer(
         load_model(data.model, info.id2label, info.palette, data.replace_head),
@@ -52,6 +57,7 @@ def main(arguments: list[str]) -> None:
         eval_dataset=eval_dataset,
     )
     if trainer.is_world_process_zero():
+        write_run_record(args.output_dir, (data, args), trainer.model.config.aucseg)
         _announce(trainer, statistics, data)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.evaluate()
@@ -59,6 +65,17 @@ def main(arguments: list[str]) -> None:
     trainer.save_state()
     if trainer.is_world_process_zero():
         print(write_report(trainer, info, statistics, time.perf_counter() - started))
+
+
+def _make_room(args: AUCSegTrainingArguments) -> None:
+    """Moves earlier checkpoints out of the way of a run that does not go on from them."""
+    if args.resume or args.resume_from_checkpoint or not args.should_save:
+        return
+    if aside := set_aside(args.output_dir):
+        print(
+            f"{args.output_dir} held checkpoints of an earlier run, they are in {aside} now "
+            "(with --resume, training goes on from them)"
+        )
 
 
 def _use_all_cores(args: AUCSegTrainingArguments) -> None:
