@@ -16,17 +16,17 @@ from aucseg_hf.errors import InputError
 _KINDS = {".parquet": "parquet", ".tar": "webdataset"}
 
 
-class Shards(NamedTuple):
-    """A data set in shards.
+class Splits(NamedTuple):
+    """The two splits of a data set, opened for training.
 
     Attributes:
-        train: Stream of {"image", "label"} records.
+        train: {"image", "label"} records, of shards a stream.
         num_train: Number of them.
-        val: Validation records, from a copy in the cache of `datasets`.
+        val: Validation records, of shards from a copy in the cache of `datasets`.
         info: Class names and colours.
     """
 
-    train: datasets.IterableDataset
+    train: datasets.Dataset | datasets.IterableDataset
     num_train: int
     val: datasets.Dataset
     info: BenchmarkInfo
@@ -37,7 +37,7 @@ def load_shards(
     id2label: str | Path | None = None,
     palette: str | Path | None = None,
     ignore_index: int = VOID,
-) -> Shards:
+) -> Splits:
     """Opens DIR/{train,val}-*.{parquet,tar} and DIR/id2label.json.
 
     Parquet files have an image and a label column, as `datasets.Dataset.to_parquet` writes them.
@@ -66,7 +66,7 @@ def load_shards(
         ignore_index=ignore_index,
     )
     train_files, val_files = _find(folder, "train"), _find(folder, "val")
-    return Shards(
+    return Splits(
         _open(train_files, streaming=True),
         sum(_count(file) for file in train_files),
         _open(val_files, streaming=False),
