@@ -185,7 +185,7 @@ class ResumableTrainer(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         trained = Path(resume_from_checkpoint, _TRAINED_WEIGHTS)
         if self.average is not None and trained.is_file():
-            state = torch.load(trained, weights_only=True, map_location=self.args.device)
+            state = torch.load(trained, weights_only=True, map_location="cpu")
             self._plain_model().load_state_dict(state)
 
     def _load_best_model(self) -> None:
@@ -223,7 +223,7 @@ class ResumableTrainer(Trainer):
         """Restores what `_save_rank_state` saved."""
         file = checkpoint / f"log_{self.args.process_index}.pt"
         if file.is_file():
-            self._log_state = torch.load(file, weights_only=True, map_location=self.args.device)
+            self._log_state = torch.load(file, weights_only=True, map_location="cpu")
 
     def _continue_logs(self) -> None:
         """Goes on with the log line, and the patience, that the checkpoint interrupted."""
