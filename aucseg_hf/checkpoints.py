@@ -158,14 +158,19 @@ def _is_whole_safetensors(path: Path) -> bool:
     return path.stat().st_size == 8 + length + max(ends, default=0)
 
 
+def step_of(checkpoint: Path) -> int:
+    """The N of a folder checkpoint-N."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
 def checkpoints_in(output_dir: str | Path) -> list[Path]:
-    """The folders `checkpoint-N` of a run, the newest (largest N) first."""
-    found = {
-        int(path.name.rpartition("-")[2]): path
+    """The folders checkpoint-N of a run, the newest (largest N) first."""
+    found = [
+        path
         for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
         if path.is_dir() and path.name.rpartition("-")[2].isdecimal()
-    }
-    return [found[step] for step in sorted(found, reverse=True)]
+    ]
+    return sorted(found, key=step_of, reverse=True)
 
 
 def newest_whole_checkpoint(output_dir: str | Path) -> Path | None:
@@ -185,20 +190,21 @@ def newest_whole_checkpoint(output_dir: str | Path) -> Path | None:
     return None
 
 
-def set_aside(output_dir: str | Path) -> Path | None:
-    """Moves the checkpoints of an earlier run out of the way of a new one; torn parts are removed.
+def set_aside(output_dir: str | Path, after_step: int = -1) -> Path | None:
+    """Moves checkpoints that are no part of a run out of its way; what was half-written goes.
 
-    A new run that left them there could later be resumed from one of them.
+    A run that left them there could later be resumed from one of them.
 
     Args:
         output_dir: The run's output folder.
+        after_step: Only those of later steps: the run goes on from this one.
 
     Returns:
         The folder they are in now, or None if there were none.
     """
     for part in Path(output_dir).glob(_part(Path(f"{PREFIX_CHECKPOINT_DIR}-*")).name):
         shutil.rmtree(part)
-    checkpoints = checkpoints_in(output_dir)
+    checkpoints = [path for path in checkpoints_in(output_dir) if step_of(path) > after_step]
     if not checkpoints:
         return None
     number = 1

@@ -19,6 +19,7 @@ from aucseg_hf.checkpoints import (
     check_same_model,
     damage,
     newest_whole_checkpoint,
+    set_aside,
     whole_checkpoint,
 )
 from aucseg_hf.errors import InputError
@@ -51,7 +52,7 @@ class ResumableTrainer(Trainer):
             self.add_callback(AverageCallback(self.average))
         self.skipped_steps = 0
         self._log_state: dict[str, Any] | None = None
-        self.add_callback(CallOnTrainBegin(self._continue_logs))
+        self.add_callback(CallOnTrainBegin(self._go_on))
 
     def train(
         self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
@@ -125,9 +126,12 @@ class ResumableTrainer(Trainer):
         folder = self._checkpoint_folder(trial)
         if self.hp_search_backend is None and trial is None:
             self.store_flos()
-        with whole_checkpoint(
-            folder, self.args.should_save, self.accelerator.wait_for_everyone
-        ) as part:
+        with (
+            self.training_log.paused(),
+            whole_checkpoint(
+                folder, self.args.should_save, self.accelerator.wait_for_everyone
+            ) as part,
+        ):
             self.save_model(str(part), _internal_call=True)
             if not self.args.save_only_model:
                 self._save_optimizer_and_scheduler(str(part))
@@ -225,14 +229,16 @@ class ResumableTrainer(Trainer):
         if file.is_file():
             self._log_state = torch.load(file, weights_only=True, map_location="cpu")
 
-    def _continue_logs(self) -> None:
-        """Goes on with the log line, and the patience, that the checkpoint interrupted."""
+    def _go_on(self) -> None:
+        """Goes on with the folder, the log line and the patience that were interrupted."""
+        if self.state.global_step and self.args.should_save:
+            set_aside(self.args.output_dir, after_step=self.state.global_step)
         self.training_log.clear()
         self.training_log.start()
         if self._log_state is None:
             return
         state, self._log_state = self._log_state, None
-        self._tr_loss += state["loss"]
+        self._tr_loss += state["loss"].to(self._tr_loss.device)
         self._globalstep_last_logged = state["last_logged"]
         self.training_log.load_state_dict(state["log"])
         self.skipped_steps = state["skipped_steps"]
