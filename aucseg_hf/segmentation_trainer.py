@@ -12,7 +12,7 @@ from torch import nn
 from transformers import EarlyStoppingCallback, PreTrainedModel, ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
-from aucseg_hf.backbones import ignore_index_of
+from aucseg_hf.backbones import has_spare_parameters, ignore_index_of
 from aucseg_hf.callbacks import EpochCallback, ProgressBar
 from aucseg_hf.data.dataset import collate
 from aucseg_hf.errors import InputError
@@ -30,6 +30,7 @@ from aucseg_hf.optimization import (
     wants_sync_batch_norm,
 )
 from aucseg_hf.resumable_trainer import ResumableTrainer
+from aucseg_hf.semantic_forward import SemanticForward
 from aucseg_hf.training_args import AUCSegTrainingArguments
 
 # Of what SegmentationMetrics measures, what is short enough for a log line; groups included.
@@ -42,7 +43,7 @@ class SegmentationTrainer(ResumableTrainer):
     Evaluation streams: a confusion matrix and score histograms are kept, never logits.
 
     Args:
-        model: A model with `.logits` [B, K, h, w] in its output.
+        model: A model of any type `SemanticForward` runs.
         args: Arguments.
         groups: Class ids of head, middle and tail, for the report.
         data_collator: By default `aucseg_hf.data.collate`.
@@ -64,6 +65,9 @@ class SegmentationTrainer(ResumableTrainer):
     ) -> None:
         self.groups = groups
         self.ignore_index = ignore_index_of(model.config)
+        self.semantic_forward = SemanticForward(model)
+        if has_spare_parameters(model.config):
+            args.ddp_find_unused_parameters = True
         num_gpus = args.world_size if args.device.type == "cuda" else 1
         if wants_sync_batch_norm(args.sync_batch_norm, num_gpus, args.per_device_train_batch_size):
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)

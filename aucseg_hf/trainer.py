@@ -14,10 +14,11 @@ from aucseg_hf.bank_pictures import BankPictures
 from aucseg_hf.configuration_aucseg import BANK_KEYS, LOSS_KEYS, class_id_of, resolve_settings
 from aucseg_hf.data.statistics import ClassStatistics
 from aucseg_hf.errors import InputError
-from aucseg_hf.losses import SegmentationLoss, SegmentationLossOutput
+from aucseg_hf.losses import SegmentationLoss
 from aucseg_hf.memory_bank import TailMemoryBank
 from aucseg_hf.plotting import color_map
 from aucseg_hf.segmentation_trainer import SegmentationTrainer
+from aucseg_hf.semantic_forward import SemanticOutput, training_loss
 from aucseg_hf.training_args import AUCSegTrainingArguments
 
 logger = logging.get_logger(__name__)
@@ -32,7 +33,7 @@ class AUCSegTrainer(SegmentationTrainer):
     settings in force are written to `model.config.aucseg`, so that every checkpoint records them.
 
     Args:
-        model: A model with `.logits` [B, K, h, w] in its output.
+        model: A model of any type `SemanticForward` runs.
         args: Arguments; method settings left at None are taken from `model.config.aucseg`.
         class_statistics: Gives head, middle and tail for the report, and the bank's tail classes
             where neither `args` nor the model's configuration names them.
@@ -77,8 +78,10 @@ class AUCSegTrainer(SegmentationTrainer):
         # In training the loss is that of the global batch: AUC compares pixels across ranks. In
         # evaluation ranks may run different numbers of forward passes, so each has its own.
         ranks = torch.distributed.group.WORLD if args.world_size > 1 else None
-        self.training_loss = SegmentationLoss(**options, process_group=ranks)
         self.evaluation_loss = SegmentationLoss(**options)
+        if self.semantic_forward.is_mask_classification:
+            options["ce_weight"] = 0.0  # The model's own loss takes its place.
+        self.training_loss = SegmentationLoss(**options, process_group=ranks)
         self.bank = self._new_bank(settings)
         self._bank_pictures = self._new_bank_pictures(settings)
         # With auc_accumulation="exact": the batches of a step, and those of them still to be run.
@@ -136,15 +139,31 @@ class AUCSegTrainer(SegmentationTrainer):
         if model.training and self._step_batches:
             return self._exact_loss(model, inputs, return_outputs)
         pixel_values, labels = inputs["pixel_values"], inputs["labels"]
-        if model.training:
-            pixel_values, labels = self._paste(pixel_values, labels)
-        outputs = model(pixel_values=pixel_values)
-        criterion = self.training_loss if model.training else self.evaluation_loss
-        terms = criterion(outputs.logits, labels)
-        loss = terms.loss
-        if model.training:
-            loss = self.record_batch(loss, _named(terms), inputs, outputs.logits)
+        if not model.training:
+            outputs = self.semantic_forward(model, pixel_values)
+            loss = self.evaluation_loss(outputs.logits, labels).loss
+            return (loss, outputs) if return_outputs else loss
+        pixel_values, labels = self._paste(pixel_values, labels)
+        outputs = self.semantic_forward(model, pixel_values, labels)
+        loss, parts = training_loss(
+            self.training_loss, [outputs], [labels], self.semantic_forward.auxiliary_loss_weight
+        )
+        loss = self._whole_loss(loss, parts, inputs, outputs)
         return (loss, outputs) if return_outputs else loss
+
+    def _whole_loss(
+        self,
+        loss: torch.Tensor,
+        parts: dict[str, torch.Tensor],
+        inputs: dict[str, Any],
+        outputs: SemanticOutput,
+    ) -> torch.Tensor:
+        """Adds the own loss of a mask classification model, and records the batch."""
+        if outputs.model_loss is not None:
+            loss = loss + self.model.config.aucseg["ce_weight"] * outputs.model_loss
+            parts = {**parts, "loss_model": outputs.model_loss}
+            del parts["loss_ce"]
+        return self.record_batch(loss, parts, inputs, outputs.logits)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[dict[str, Any]], Any]:
         """Keeps the micro-batches of a step together where their AUC has to be exact."""
@@ -162,11 +181,15 @@ class AUCSegTrainer(SegmentationTrainer):
             batches = [self._prepare_inputs(batch) for batch in self._step_batches]
             pasted = [self._paste(batch["pixel_values"], batch["labels"]) for batch in batches]
             self._micro_batches = first_pass(
-                model, self.training_loss, pasted, self.compute_loss_context_manager
+                self.semantic_forward,
+                model,
+                self.training_loss,
+                pasted,
+                self.compute_loss_context_manager,
             )
         micro_batch = self._micro_batches.pop(0)
-        loss, outputs = micro_batch.forward(model, len(self._step_batches))
-        loss = self.record_batch(loss, _named(micro_batch.terms), inputs, outputs.logits)
+        loss, outputs = micro_batch.forward(self.semantic_forward, model, len(self._step_batches))
+        loss = self._whole_loss(loss, micro_batch.parts, inputs, outputs)
         return (loss, outputs) if return_outputs else loss
 
     def _paste(
@@ -235,10 +258,6 @@ class AUCSegTrainer(SegmentationTrainer):
             )
             states = TailMemoryBank.redistribute(states, self.args.world_size)
         self.bank.load_state_dict(states[self.args.process_index])
-
-
-def _named(terms: SegmentationLossOutput) -> dict[str, torch.Tensor]:
-    return {"loss_ce": terms.ce, "loss_auc": terms.auc}
 
 
 def _bank_file(folder: Path, rank: int) -> Path:

@@ -21,7 +21,8 @@ class SegmentationDataset(torch.utils.data.Dataset):
     Args:
         records: For example a split of `load_benchmark`; images of any mode, labels of class ids.
         label_rule: Turns label images into class ids with 255 for void.
-        image_processor: Its `image_mean`, `image_std` and `rescale_factor` normalise the images.
+        image_processor: Its `image_mean`, `image_std` and `rescale_factor` normalise the images,
+            unless its `do_normalize` is off; MobileViT's also puts the channels in reverse order.
         augmentation: Applied to training pairs; None keeps the native size.
         seed: Together with epoch and index it decides every random choice.
         split: Names the records that are no file: the eighteenth of "train" is "train 17".

@@ -20,7 +20,8 @@ class ExampleMaker:
 
     Args:
         label_rule: Turns label images into class ids with 255 for void.
-        image_processor: Its `image_mean`, `image_std` and `rescale_factor` normalise the images.
+        image_processor: Its `image_mean`, `image_std` and `rescale_factor` normalise the images,
+            unless its `do_normalize` is off; MobileViT's also puts the channels in reverse order.
         augmentation: Applied to training pairs; None keeps the native size.
         seed: First part of the key of every random choice.
 
@@ -39,8 +40,11 @@ class ExampleMaker:
         self.label_rule = label_rule
         self.augmentation = augmentation
         self.seed = seed
-        self.image_mean = [float(value) for value in image_processor.image_mean]
-        self.image_std = [float(value) for value in image_processor.image_std]
+        normalize = getattr(image_processor, "do_normalize", None)
+        mean, std = image_processor.image_mean, image_processor.image_std
+        self.image_mean = [float(value) for value in (mean if normalize else [0] * 3)]
+        self.image_std = [float(value) for value in (std if normalize else [1] * 3)]
+        self._reverse_channels = getattr(image_processor, "do_flip_channel_order", False)
         # (x * rescale_factor - mean) / std with the operations in the processors' own order.
         levels = 1 / image_processor.rescale_factor
         self._shift = torch.tensor(self.image_mean).view(3, 1, 1) * levels
@@ -92,6 +96,8 @@ class ExampleMaker:
             state = np.random.SeedSequence([self.seed, *key]).generate_state(1, np.uint64)
             generator = torch.Generator().manual_seed(int(state[0]))
             image, label = self.augmentation(image, label, generator)
+        if self._reverse_channels:
+            image = image.flip(0)
         pixel_values = (image - self._shift) / self._scale
         return {"pixel_values": pixel_values, "labels": label.long(), "name": name}
 
