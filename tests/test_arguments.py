@@ -1,5 +1,6 @@
 import pytest
 from test_dataset import break_file
+from test_streaming import write_parquet
 
 from aucseg_hf import AUCSegTrainingArguments, InputError
 from aucseg_hf.data.arguments import DataArguments, load_training_data
@@ -50,3 +51,31 @@ def test_skip_corrupt_holds_for_training_only(pairs, tmp_path):
     image = break_file(pairs / "val/images/000.jpg")
     with pytest.raises(InputError, match=str(image)):
         load(pairs, tmp_path, skip_corrupt=True)
+
+
+def test_repeat_factor_sampling(pairs, tmp_path):
+    data = load(pairs, tmp_path, sampling="repeat_factor", repeat_threshold=1.0)
+    # The sign is in 2 of 6 images: 4 + 2 sqrt(3), rounded up.
+    assert len(data.train_dataset) == 8
+    assert data.train_dataset.image_std == data.eval_dataset.image_std
+    with pytest.raises(InputError, match="sampling"):
+        load(pairs, tmp_path, sampling="balanced")
+
+
+def test_streaming_from_shards(pairs, tmp_path):
+    folder = write_parquet(pairs, tmp_path / "shards")
+    args = AUCSegTrainingArguments(
+        str(tmp_path / "run"), use_cpu=True, per_device_train_batch_size=2
+    )
+    options = {"dataset": str(folder), "streaming": True}
+    data = load_training_data(DataArguments(**options), args)
+    assert args.accelerator_config.dispatch_batches is False
+    assert data.statistics.image_counts.tolist() == [6, 6, 6, 2]
+    examples = list(data.train_dataset)
+    assert sorted(example["name"] for example in examples) == [f"00{i}.jpg" for i in range(6)]
+    assert examples[0]["labels"].shape == (40, 48)
+    with pytest.raises(InputError, match="--sampling"):
+        load_training_data(DataArguments(**options, sampling="repeat_factor"), args)
+    args.auto_find_batch_size = True
+    with pytest.raises(InputError, match="--auto_find_batch_size"):
+        load_training_data(DataArguments(**options), args)

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from datasets import Dataset
 from transformers import BaseImageProcessor
 
 from aucseg_hf.backbones import load_image_processor
@@ -11,8 +10,11 @@ from aucseg_hf.data.augment import TrainAugmentation
 from aucseg_hf.data.benchmarks import Benchmark, BenchmarkInfo, load_benchmark
 from aucseg_hf.data.dataset import SegmentationDataset
 from aucseg_hf.data.folder import check_pairs
+from aucseg_hf.data.sampling import RepeatFactorDataset, repeat_factors
+from aucseg_hf.data.shards import Splits, load_shards
 from aucseg_hf.data.statistics import ClassStatistics
-from aucseg_hf.errors import InputError
+from aucseg_hf.data.streaming import SegmentationStream
+from aucseg_hf.errors import InputError, check_choice
 from aucseg_hf.training_args import AUCSegTrainingArguments
 
 
@@ -21,7 +23,11 @@ class DataArguments:
     """What to train on and what to train."""
 
     dataset: str = field(
-        default="scenes", metadata={"help": "scenes, or a folder DIR/{train,val}/{images,labels}."}
+        default="scenes",
+        metadata={
+            "help": "scenes, a folder DIR/{train,val}/{images,labels}, or with --streaming shards "
+            "DIR/{train,val}-*.{parquet,tar}."
+        },
     )
     data_root: str | None = field(
         default=None, metadata={"help": "Where the files of a named benchmark lie."}
@@ -48,6 +54,22 @@ class DataArguments:
     )
     scale: list[float] = field(
         default_factory=lambda: [0.5, 2.0], metadata={"help": "Range of the random resize factor."}
+    )
+    streaming: bool = field(
+        default=False,
+        metadata={"help": "Read training records front to back from shards, in bounded memory."},
+    )
+    shuffle_buffer: int = field(
+        default=1000,
+        metadata={"help": "Records a stream draws the next from; they are kept undecoded."},
+    )
+    sampling: str = field(
+        default="uniform",
+        metadata={"help": "uniform, or repeat_factor: images of rare classes come more often."},
+    )
+    repeat_threshold: float = field(
+        default=0.1,
+        metadata={"help": "Share of the images below which repeat_factor calls a class rare."},
     )
     skip_corrupt: bool = field(
         default=False,
@@ -82,7 +104,7 @@ class DataArguments:
 class TrainingData(NamedTuple):
     """Everything of the data that a training script hands on."""
 
-    train_dataset: SegmentationDataset
+    train_dataset: SegmentationDataset | RepeatFactorDataset | SegmentationStream
     eval_dataset: SegmentationDataset
     info: BenchmarkInfo
     statistics: ClassStatistics
@@ -93,52 +115,71 @@ def load_training_data(data: DataArguments, args: AUCSegTrainingArguments) -> Tr
     """Loads, checks and counts the data set of a run.
 
     Every file is looked at and every label counted before training starts, so that wrong data do
-    not end it midway. With `skip_corrupt` this holds for the validation split only.
+    not end it midway. With `skip_corrupt` this holds for the validation split only; of a stream,
+    images are not looked at.
 
     Args:
         data: What to load.
         args: Its seed keys the augmentation, its tail classes replace those that follow from the
-            data.
+            data. For a stream, `accelerator_config.dispatch_batches` is set to False.
 
     Raises:
         InputError: If the data or an option cannot be used.
     """
-    benchmark = _load(data)
-    info = benchmark.info
+    check_choice("sampling", data.sampling, ("uniform", "repeat_factor"))
+    if data.streaming:
+        _prepare_for_stream(data, args)
+    train, num_train, val, info = _open_shards(data) if data.streaming else _open_benchmark(data)
+    tail = [info.class_id(name) for name in args.tail_classes] if args.tail_classes else None
+    options = {"progress": args.process_index == 0, "label_rule": info.label_rule}
+    statistics = ClassStatistics.from_dataset(
+        train, info.num_labels, tail_classes=tail, skip_corrupt=data.skip_corrupt, **options
+    )
+    # Only for its errors: wrong validation labels are found before training.
+    ClassStatistics.from_dataset(val, info.num_labels, **options)
+    processor = load_image_processor(data.model)
+
+    def make_dataset(augmentation: TrainAugmentation | None) -> Any:
+        shared = (info.label_rule, processor, augmentation, args.seed)
+        named = {"split": "train", "skip_corrupt": data.skip_corrupt}
+        if not data.streaming:
+            return SegmentationDataset(train, *shared, **named)
+        batches = (args.train_batch_size, args.world_size, data.shuffle_buffer)
+        return SegmentationStream(train, num_train, *shared, *batches, **named)
+
+    first = next(iter(make_dataset(None)))["labels"]
+    crop_size = data.crop_size_for(*first.shape)
+    train_dataset = make_dataset(TrainAugmentation(crop_size, data.checked_scale()))
+    if data.sampling == "repeat_factor":
+        factors = repeat_factors(statistics.presence, data.repeat_threshold)
+        train_dataset = RepeatFactorDataset(train_dataset, factors, args.seed)
+    eval_dataset = SegmentationDataset(val, info.label_rule, processor, split="val")
+    return TrainingData(train_dataset, eval_dataset, info, statistics, processor)
+
+
+def _prepare_for_stream(data: DataArguments, args: AUCSegTrainingArguments) -> None:
+    if data.sampling == "repeat_factor":
+        raise InputError("a stream cannot repeat images: leave out --streaming or --sampling")
+    if args.auto_find_batch_size:
+        raise InputError("a stream needs a fixed batch size: leave out --auto_find_batch_size")
+    # Else the main process would decode everything and hand it round, which names do not survive.
+    args.accelerator_config.dispatch_batches = False
+
+
+def _open_shards(data: DataArguments) -> Splits:
+    return load_shards(data.dataset, data.id2label, data.palette)
+
+
+def _open_benchmark(data: DataArguments) -> Splits:
+    """Opens a map-style data set and looks at its files."""
+    options = {"id2label": data.id2label, "palette": data.palette, "root": data.data_root}
+    given = {name: value for name, value in options.items() if value is not None}
+    benchmark = load_benchmark(data.dataset, **given)
     train, val = _split(benchmark, "train"), _split(benchmark, "val", "validation")
     for split, pairs in benchmark.files.items():
         if split != train or not data.skip_corrupt:
             check_pairs(pairs, f"checking {split} files")
-    tail = [info.class_id(name) for name in args.tail_classes] if args.tail_classes else None
-    statistics = _count(benchmark[train], info, tail, args, data.skip_corrupt)
-    # Only for its errors: wrong validation labels are found before training.
-    _count(benchmark[val], info, tail, args)
-    processor = load_image_processor(data.model)
-
-    def make_dataset(split: str, **options: Any) -> SegmentationDataset:
-        return SegmentationDataset(
-            benchmark[split], info.label_rule, processor, split=split, **options
-        )
-
-    first = make_dataset(train, skip_corrupt=data.skip_corrupt)[0]["labels"]
-    augmentation = TrainAugmentation(data.crop_size_for(*first.shape), data.checked_scale())
-    return TrainingData(
-        make_dataset(
-            train, augmentation=augmentation, seed=args.seed, skip_corrupt=data.skip_corrupt
-        ),
-        make_dataset(val),
-        info,
-        statistics,
-        processor,
-    )
-
-
-def _load(data: DataArguments) -> Benchmark:
-    if data.dataset == "scenes":
-        return load_benchmark("scenes")
-    options = {"id2label": data.id2label, "palette": data.palette, "root": data.data_root}
-    given = {name: value for name, value in options.items() if value is not None}
-    return load_benchmark(data.dataset, **given)
+    return Splits(benchmark[train], len(benchmark[train]), benchmark[val], benchmark.info)
 
 
 def _split(benchmark: Benchmark, *names: str) -> str:
@@ -147,21 +188,4 @@ def _split(benchmark: Benchmark, *names: str) -> str:
             return name
     raise InputError(
         f"expected a split {names[0]!r} in {benchmark.info.name}, got {list(benchmark)}"
-    )
-
-
-def _count(
-    records: Dataset,
-    info: BenchmarkInfo,
-    tail: list[int] | None,
-    args: AUCSegTrainingArguments,
-    skip_corrupt: bool = False,
-) -> ClassStatistics:
-    return ClassStatistics.from_dataset(
-        records,
-        info.num_labels,
-        tail_classes=tail,
-        progress=args.process_index == 0,
-        skip_corrupt=skip_corrupt,
-        label_rule=info.label_rule,
     )
