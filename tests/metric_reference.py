@@ -3,12 +3,36 @@
 import math
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 
 from aucseg_hf.metrics import SegmentationMetrics
 
 NAN = math.nan
+
+# The example on the metric card of mean_iou (huggingface/evaluate).
+PUBLISHED_PREDICTIONS = [
+    [[1, 2], [3, 4], [5, 255]],
+    [[2, 7], [9, 2], [3, 6]],
+    [[2, 2, 3], [8, 2, 4], [3, 255, 2]],
+]
+PUBLISHED_LABELS = [
+    [[0, 3], [5, 4], [6, 255]],
+    [[1, 7], [9, 2], [3, 6]],
+    [[1, 2, 2], [8, 2, 1], [3, 255, 1]],
+]
+
+
+def assert_published(result):
+    """Compare with the values printed on that card."""
+    assert result["mean_iou"] == pytest.approx(0.47750000000000004)
+    assert result["mean_accuracy"] == pytest.approx(0.5916666666666666)
+    assert result["overall_accuracy"] == pytest.approx(0.5263157894736842)
+    np.testing.assert_allclose(result["per_category_iou"], [0, 0, 0.375, 0.4, 0.5, 0, 0.5, 1, 1, 1])
+    np.testing.assert_allclose(
+        result["per_category_accuracy"], [0, 0, 0.75, 0.666666667, 1, 0, 0.5, 1, 1, 1]
+    )
 
 
 def random_maps(seed, num_labels, shape=(3, 9, 11), void=0.1):
