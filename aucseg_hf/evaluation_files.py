@@ -32,6 +32,14 @@ _SINGLE_MEASURES = {
     "overall_accuracy": "overall accuracy",
     "pixel_auc": "pixel AUC",
 }
+# File name, heading and caption.
+_MATRICES = {
+    "confusion.png": ("Confusion", "Which classes the pixels of each class were given."),
+    "pixel_auc.png": (
+        "Pixel AUC",
+        "How well each class's score ranks its pixels above those of each other class.",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -155,6 +163,26 @@ class EvaluationReport:
         pictures: Mapping[str, bytes],
         shown: Mapping[str, tuple[ShownImage, bytes]],
     ) -> str:
+        parts = self._summary_parts()
+        if self.comparison:
+            parts += self._comparison_parts()
+        keys = [key for key in classes[0] if key not in ("id", "name")]
+        parts += [
+            html.heading("Classes"),
+            html.picture(pictures["class_iou.png"], "IoU per class"),
+            html.table(
+                ["class", *(key.replace("_", " ") for key in keys)],
+                [[row["name"], *(_text(key, row[key]) for key in keys)] for row in classes],
+            ),
+        ]
+        for name, (title, caption) in _MATRICES.items():
+            if name in pictures:
+                parts += [html.heading(title), html.picture(pictures[name], caption)]
+        if shown:
+            parts += self._shown_parts(shown)
+        return html.page(f"Evaluation of {self.model}", parts)
+
+    def _summary_parts(self) -> list[str]:
         measures, intervals = self.evaluation.measures, self.evaluation.intervals
         suffixes = {"all classes": "", **{name: f"_{name}" for name in self.groups}}
         rows = [
@@ -164,46 +192,30 @@ class EvaluationReport:
         ]
         ends = [intervals[f"mean_iou{suffix}"] for suffix in suffixes.values()]
         rows.insert(1, ["95 % interval", *(" to ".join(map(_percent, pair)) for pair in ends)])
-        parts = [
+        return [
             html.note(
                 f"{len(self.evaluation.images)} images of {self.info.name}, split {self.split}; "
-                "intervals and p-values by bootstrap over images. Shares are in percent, the pixel "
-                "AUC in 0 to 1."
+                "intervals by bootstrap over images. Shares in percent, the pixel AUC in 0 to 1."
             ),
             html.table(["", *suffixes], rows),
         ]
-        if self.comparison:
-            parts += [
-                html.heading(f"Compared with {self.baseline}"),
-                html.note("p-values are two-sided and not corrected for their number."),
-                html.table(
-                    ["IoU", "baseline", "model", "change", "from", "to", "p"],
-                    [
-                        [row["name"]]
-                        + [_percent(row[key]) for key in ("baseline", "model")]
-                        + [_percent(row[key], "+") for key in ("difference", "low", "high")]
-                        + ["-" if math.isnan(row["p_value"]) else f"{row['p_value']:.3f}"]
-                        for row in self.comparison
-                    ],
-                ),
-            ]
-        parts += [html.heading("Classes"), html.picture(pictures["class_iou.png"], "IoU per class")]
-        keys = [key for key in classes[0] if key not in ("id", "name")]
-        parts.append(
-            html.table(
-                ["class", *(key.replace("_", " ") for key in keys)],
-                [[row["name"], *(_text(key, row[key]) for key in keys)] for row in classes],
-            )
-        )
-        captions = {
-            "confusion.png": "Which classes the pixels of each class were given",
-            "pixel_auc.png": "AUC of each class's score against the pixels of each other class",
-        }
-        for name, caption in captions.items():
-            if name in pictures:
-                parts += [html.heading(caption), html.picture(pictures[name], caption)]
-        parts += self._shown_parts(shown)
-        return html.page(f"Evaluation of {self.model}", parts)
+
+    def _comparison_parts(self) -> list[str]:
+        rows = [
+            [row["name"]]
+            + [_percent(row[key]) for key in ("baseline", "model")]
+            + [_percent(row[key], "+") for key in ("difference", "low", "high")]
+            + ["-" if math.isnan(row["p_value"]) else f"{row['p_value']:.3f}"]
+            for row in self.comparison
+        ]
+        return [
+            html.heading(f"Compared with {self.baseline}"),
+            html.note(
+                "Change of IoU in percent with its 95 % interval and two-sided p-value by paired "
+                "bootstrap over images; the p-values are not corrected for their number."
+            ),
+            html.table(["IoU", "baseline", "model", "change", "from", "to", "p"], rows),
+        ]
 
     def _shown_parts(self, shown: Mapping[str, tuple[ShownImage, bytes]]) -> list[str]:
         colors = self._colors()

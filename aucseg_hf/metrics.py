@@ -232,7 +232,8 @@ class SegmentationMetrics:
     def _count(self, prediction: Tensor, label: Tensor, void: Tensor) -> None:
         """Add one image, given as three maps [H, W], to the counters."""
         size = self.num_labels**2
-        cells = torch.add(prediction, label, alpha=self.num_labels).masked_fill_(void, size)
+        # Void pixels fall behind the K * K cells that are kept.
+        cells = torch.add(prediction, label, alpha=self.num_labels).add_(void, alpha=size)
         confusion = torch.bincount(cells.flatten(), minlength=size)[:size].view_as(self.confusion)
         self.confusion += confusion
         self.images.append(
@@ -270,18 +271,25 @@ class SegmentationMetrics:
             )
 
     def _checked_ids(self, ids: Tensor, void: Tensor, name: str) -> Tensor:
-        """Return class ids as int32 with 0 for void."""
-        ids = ids.masked_fill(void, 0)
-        if ids.numel() == 0:
-            return ids.int()
-        low, high = (int(bound) for bound in ids.aminmax())
-        if low < 0 or high >= self.num_labels:
+        """Return class ids as int32, in 0..K-1 also where void."""
+        outside = self._outside(ids)
+        if outside is not None:
+            ids = ids.masked_fill(void, 0)
+            outside = self._outside(ids)
+        if outside is not None:
             void_too = f" or ignore_index {self.ignore_index}" if name == "labels" else ""
             raise InputError(
-                f"expected {name} in 0..{self.num_labels - 1}{void_too}, "
-                f"got {low if low < 0 else high}; check num_labels and how raw ids become class ids"
+                f"expected {name} in 0..{self.num_labels - 1}{void_too}, got {outside}; "
+                "check num_labels and how raw ids become class ids"
             )
         return ids.int()
+
+    def _outside(self, ids: Tensor) -> int | None:
+        """Find an id outside 0..K-1, if there is one."""
+        low, high = (int(bound) for bound in ids.aminmax()) if ids.numel() else (0, 0)
+        if low < 0:
+            return low
+        return high if high >= self.num_labels else None
 
 
 def upsampled_argmax(logits: Tensor, size: Sequence[int]) -> Tensor:

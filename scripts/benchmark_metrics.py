@@ -1,6 +1,7 @@
 """Times SegmentationMetrics on images as large as ADE20K's, with as many classes.
 
-Prints milliseconds an image and the growth of the process's largest memory for each way to measure:
+Prints, for each way to measure, milliseconds an image by the wall clock and of processor time, and
+the growth of the process's largest memory:
 
     OMP_WAIT_POLICY=PASSIVE python scripts/benchmark_metrics.py --threads 2
 """
@@ -56,22 +57,24 @@ def measure(count: int, with_logits: bool, options: dict[str, Any], threads: int
     """Measures one setting.
 
     Returns:
-        Milliseconds an image, milliseconds of `compute`, of the intervals, megabytes.
+        Milliseconds an image, the same of processor time, milliseconds of `compute`, of the
+        intervals, megabytes.
     """
     torch.set_num_threads(threads)
     images = draw_images(10, with_logits)
     metrics = SegmentationMetrics(NUM_LABELS, **options)
     before = peak_megabytes()
-    started = time.perf_counter()
+    started, started_cpu = time.perf_counter(), time.process_time()
     for index in range(count):
         metrics.update(*images[index % len(images)])
-    updated = time.perf_counter()
+    updated, updated_cpu = time.perf_counter(), time.process_time()
     metrics.compute()
     computed = time.perf_counter()
     confidence_intervals(metrics.images)
     bootstrapped = time.perf_counter()
     milliseconds = [
         (updated - started) / count * 1e3,
+        (updated_cpu - started_cpu) / count * 1e3,
         (computed - updated) * 1e3,
         (bootstrapped - computed) * 1e3,
     ]
@@ -86,8 +89,8 @@ def main() -> None:
     print(
         f"{NUM_LABELS} classes, {SIZE} x {SIZE}, {options.threads} threads, "
         f"{platform.machine()}, torch {torch.__version__}\n\n"
-        "| | images | ms an image | compute, ms | 1,000 resamples, ms | MB |\n"
-        "|---|---|---|---|---|---|"
+        "| | images | ms an image | CPU ms an image | compute, ms | 1,000 resamples, ms | MB |\n"
+        "|---|---|---|---|---|---|---|"
     )
     for name, count, with_logits, metric_options in SETTINGS:
         with multiprocessing.get_context("spawn").Pool(1) as pool:

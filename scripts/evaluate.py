@@ -61,7 +61,10 @@ def main(arguments: list[str]) -> None:
         options.model, options.split, info, groups, evaluation, view, worst, best,
         baseline=options.compare, comparison=comparison,
     )  # fmt: skip
-    files = report.write(options.output_dir)
+    try:
+        files = report.write(options.output_dir)
+    except OSError as error:
+        raise InputError(f"cannot write to {options.output_dir}: {error}") from error
     print(format_report(evaluation.measures, info.class_names, groups, evaluation.intervals))
     if comparison:
         print(f"\nIoU % compared with {options.compare}\n{format_comparison(comparison)}")

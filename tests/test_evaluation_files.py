@@ -102,7 +102,7 @@ def test_without_scores_comparison_and_groups(tmp_path):
         "evaluation.json", "classes.csv", "class_iou.png", "confusion.png", "report.html",
     }  # fmt: skip
     page = (tmp_path / "report.html").read_text()
-    assert "AUC of each" not in page
+    assert "Pixel AUC" not in page
     assert "Compared" not in page
 
 
