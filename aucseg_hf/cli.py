@@ -19,14 +19,23 @@ def run(main: Callable[[list[str]], None]) -> int:
     """Runs a script's main function.
 
     Returns:
-        The exit status: 0, or 2 after printing the sentence of an `InputError`.
+        The exit status: 0, 2 after printing the sentence of an `InputError`, 130 after Ctrl-C.
     """
     try:
         main(sys.argv[1:])
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_sentence(error)}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt as interrupt:
+        print(str(interrupt) or "interrupted", file=sys.stderr)
+        return 130
     return 0
+
+
+def _sentence(error: InputError) -> str:
+    """The message; a data loader's worker wraps it in the text of its traceback."""
+    text = str(error)
+    return text.rpartition("InputError: ")[2].strip() if text.startswith("Caught ") else text
 
 
 def parse_with_recipe(

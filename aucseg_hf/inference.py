@@ -9,6 +9,8 @@ from torch.nn.functional import interpolate
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from aucseg_hf.errors import InputError
+from aucseg_hf.image_sizes import sliding_logits
+from aucseg_hf.semantic_forward import semantic_logits
 
 
 @torch.inference_mode()
@@ -25,7 +27,7 @@ def predict(
     """Predicts one label map an image, averaging softmax scores over windows, scales and flips.
 
     Args:
-        model: Segmentation model with `.logits` [B, K, h, w].
+        model: Segmentation model of any supported type.
         image_processor: Prepares the pixels; where it resizes, a prediction without `window` does
             too.
         images: Images of any mode and size.
@@ -108,7 +110,7 @@ def _logits(
     if window is None:
         logits = _upsampled_logits(model, pixels, size)
     else:
-        logits = _slide(model, pixels, window, stride)
+        logits = sliding_logits(lambda view: semantic_logits(model, view), pixels, window, stride)
         if logits.shape[-2:] != size:
             logits = interpolate(logits, size=size, mode="bilinear", align_corners=False)
     return logits[0].flip(-1) if mirrored else logits[0]
@@ -117,34 +119,5 @@ def _logits(
 def _upsampled_logits(
     model: PreTrainedModel, pixels: torch.Tensor, size: Sequence[int]
 ) -> torch.Tensor:
-    logits = model(pixel_values=pixels).logits.float()
+    logits = semantic_logits(model, pixels).float()
     return interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
-
-
-def _slide(
-    model: PreTrainedModel,
-    pixels: torch.Tensor,
-    window: tuple[int, int],
-    stride: tuple[int, int],
-) -> torch.Tensor:
-    """Mean of the logits of all windows that cover a pixel, float32 [1, K, h, w]."""
-    height, width = pixels.shape[-2:]
-    window_height, window_width = min(window[0], height), min(window[1], width)
-    total: torch.Tensor | None = None
-    count = pixels.new_zeros((height, width), dtype=torch.float32)
-    for top in _starts(height, window_height, stride[0]):
-        for left in _starts(width, window_width, stride[1]):
-            rows, columns = slice(top, top + window_height), slice(left, left + window_width)
-            view = pixels[..., rows, columns]
-            logits = _upsampled_logits(model, view, view.shape[-2:])
-            if total is None:
-                total = logits.new_zeros((1, logits.shape[1], height, width))
-            total[..., rows, columns] += logits
-            count[rows, columns] += 1
-    return total / count
-
-
-def _starts(length: int, window: int, stride: int) -> list[int]:
-    """First pixels of the windows; the last window ends with the image."""
-    last = length - window
-    return [*range(0, last, min(stride, window)), last]

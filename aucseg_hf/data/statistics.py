@@ -2,15 +2,14 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
+from aucseg_hf.data.counting import count_classes
 from aucseg_hf.data.labels import VOID, LabelRule
 from aucseg_hf.errors import InputError
 
@@ -27,60 +26,56 @@ class ClassStatistics:
         image_counts: int64 [K], images that contain each class.
         num_images: Number of images.
         groups: {"head", "middle", "tail"} -> class ids, ascending.
+        presence: bool [N, K], whether each record's label holds each class, or None where only
+            the sums are known.
     """
 
     pixel_counts: np.ndarray
     image_counts: np.ndarray
     num_images: int
     groups: dict[str, list[int]]
+    presence: np.ndarray | None = None
 
     @classmethod
     def from_dataset(
         cls,
-        dataset: Sequence[Mapping[str, Any]],
+        dataset: Iterable[Mapping[str, Any]],
         num_labels: int,
         ignore_index: int = VOID,
         tail_classes: Sequence[int] | None = None,
         progress: bool = False,
+        skip_corrupt: bool = False,
+        max_images: int | None = None,
+        label_rule: LabelRule | None = None,
     ) -> "ClassStatistics":
         """Counts the classes of a data set in one streaming pass over its label images.
 
         Args:
-            dataset: Records with a "label" image of class ids, such as a split of `load_benchmark`.
+            dataset: Records with a "label" image, such as a split of `load_benchmark` or a
+                `datasets.IterableDataset`.
             num_labels: Number of classes K.
             ignore_index: Raw id of pixels without a class.
             tail_classes: The tail, where the pixel-share rule (`split_by_share`) is not wanted.
             progress: Show a progress bar.
+            skip_corrupt: Leave out labels that do not decode instead of raising; `num_images`
+                counts the others.
+            max_images: Count only the first so many records.
+            label_rule: Turns raw label images into class ids, in place of `num_labels` and
+                `ignore_index`, where they hold something else.
 
         Raises:
-            InputError: If a label holds an id outside the range, or `tail_classes` a class that
-                does not exist.
+            InputError: If a label cannot be read or holds an id outside the range, or
+                `tail_classes` a class that does not exist.
         """
-        rule = LabelRule(num_labels, ignore_index)
-        labels = (
-            dataset.select_columns(["label"]) if hasattr(dataset, "select_columns") else dataset
+        rule = label_rule or LabelRule(num_labels, ignore_index)
+        counts = count_classes(dataset, rule, max_images, progress, skip_corrupt)
+        return cls(
+            counts.pixel_counts,
+            counts.presence.sum(axis=0, dtype=np.int64),
+            counts.num_images,
+            split_by_share(counts.pixel_counts, tail_classes),
+            counts.presence,
         )
-
-        def count(index: int) -> np.ndarray:
-            mask = labels[index]["label"]
-            ids = rule(mask, getattr(mask, "filename", "") or f"label {index}")
-            return np.bincount(ids.ravel(), minlength=VOID + 1)[:num_labels]
-
-        pixel_counts = np.zeros(num_labels, np.int64)
-        image_counts = np.zeros(num_labels, np.int64)
-        with ThreadPoolExecutor() as pool:
-            counts = pool.map(count, range(len(labels)))
-            for counted in tqdm(
-                counts,
-                total=len(labels),
-                desc="counting classes",
-                leave=False,
-                disable=not progress,
-            ):
-                pixel_counts += counted
-                image_counts += counted > 0
-        groups = split_by_share(pixel_counts, tail_classes)
-        return cls(pixel_counts, image_counts, len(labels), groups)
 
     @property
     def shares(self) -> np.ndarray:
