@@ -136,6 +136,19 @@ def test_snippet_of_the_memory_bank_page():
     assert (session["labels"] == 12).sum() == 32
 
 
+def test_snippet_of_the_evaluation_page(capsys):
+    (snippet,) = blocks("python", (ROOT / "docs/evaluation.md").read_text(encoding="utf-8"))
+    torch.manual_seed(0)
+    batches = [
+        (torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8), torch.randint(0, 3, (2, 32, 32)))
+        for _ in range(4)
+    ]
+    exec(compile(snippet, "docs/evaluation.md", "exec"), {"batches": batches})
+    low, mean, high, p_value = (float(word) for word in capsys.readouterr().out.split())
+    assert low <= mean <= high
+    assert 0 < p_value <= 1
+
+
 @pytest.mark.slow
 def test_loss_benchmark_measures_one_case():
     def measure(case):
