@@ -278,3 +278,17 @@ def test_accelerate_reads_its_configurations(path):
     assert config.num_processes >= 2
     expected = {"fsdp2": "FSDP", "deepspeed_zero2": "DEEPSPEED"}.get(path.stem, "MULTI_GPU")
     assert config.distributed_type == expected
+
+
+def test_help_shows_our_own_options_first(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train.py", "--help"])
+    with pytest.raises(SystemExit):
+        run(load_script("train").main)
+    shown = capsys.readouterr().out
+    groups = ["data and model:", "loss:", "memory bank:", "optimisation:", "interruptions:"]
+    positions = [shown.index(f"\n{title}\n") for title in [*groups, "options:"]]
+    assert positions == sorted(positions)
+    loss = shown[positions[1] : positions[2]]
+    assert "--auc_weight" in loss
+    assert "--surrogate" in loss
+    assert shown.count("--auc_weight") == 1

@@ -1,7 +1,7 @@
 """DataArguments, and what a training script needs of the data they name."""
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from transformers import BaseImageProcessor
 
@@ -21,6 +21,8 @@ from aucseg_hf.training_args import AUCSegTrainingArguments
 @dataclass
 class DataArguments:
     """What to train on and what to train."""
+
+    _argument_group_name: ClassVar[str] = "data and model"
 
     dataset: str = field(
         default="scenes",
