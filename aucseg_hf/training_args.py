@@ -5,9 +5,12 @@ from typing import Any, ClassVar
 
 import torch
 from transformers import TrainingArguments
+from transformers.utils import logging
 
 from aucseg_hf.configuration_aucseg import BANK_KEYS, LOSS_KEYS
 from aucseg_hf.errors import InputError, check_choice
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -167,6 +170,12 @@ class AUCSegTrainingArguments(TrainingArguments):
             )
         if self.ema_decay is not None and (self.fsdp or self.deepspeed):
             raise InputError("ema_decay needs whole weights: leave it out with FSDP or DeepSpeed")
+        if self.n_gpu > 1:
+            # Trainer would use torch's DataParallel: slow, and no global batch for the loss.
+            logger.warning(
+                "%d GPUs, of which one is used: start with accelerate launch", self.n_gpu
+            )
+            self._n_gpu = 1
         on_cpu = self.device.type == "cpu"
         if self.fp16 and on_cpu:
             raise InputError("fp16 needs a GPU, Trainer would ignore it: use bf16 on a CPU")

@@ -7,7 +7,6 @@ from conftest import assert_same_state
 from safetensors.torch import load_file
 from test_scripts import QUICK, run_here, save_tiny_model
 
-from aucseg_hf import AUCSegTrainingArguments, InputError
 from aucseg_hf.run_record import git_revision
 
 
@@ -67,28 +66,3 @@ def test_without_a_repository_there_is_no_revision(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert git_revision() is None
-
-
-def test_token_is_not_taken_into_saved_arguments(tmp_path):
-    with pytest.raises(InputError, match="HF_TOKEN"):
-        AUCSegTrainingArguments(str(tmp_path), hub_token="secret")
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "words"),
-    [
-        ("fp16", True, "fp16 needs a GPU"),
-        ("sync_batch_norm", True, "needs GPUs"),
-        ("head_learning_rate_scale", 0.0, "head_learning_rate_scale > 0"),
-        ("non_finite_loss", "ignore", "stop, skip"),
-    ],
-)
-def test_options_that_cannot_work_are_refused(tmp_path, option, value, words):
-    with pytest.raises(InputError, match=words):
-        AUCSegTrainingArguments(str(tmp_path), use_cpu=True, **{option: value})
-
-
-def test_every_argument_has_its_help():
-    for field in AUCSegTrainingArguments.__dataclass_fields__.values():
-        if field.init:
-            assert field.metadata.get("help"), field.name
