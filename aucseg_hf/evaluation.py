@@ -11,14 +11,15 @@ from tqdm.auto import tqdm
 from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel
 
 from aucseg_hf.bootstrap import confidence_intervals
-from aucseg_hf.data.benchmarks import Benchmark, BenchmarkInfo
 from aucseg_hf.data.dataset import SegmentationDataset
+from aucseg_hf.data.info import Benchmark, BenchmarkInfo
 from aucseg_hf.data.labels import VOID
 from aucseg_hf.data.statistics import ClassStatistics
 from aucseg_hf.errors import InputError
 from aucseg_hf.image_counts import ImageCounts
 from aucseg_hf.inference import predict
 from aucseg_hf.metrics import SegmentationMetrics
+from aucseg_hf.semantic_forward import semantic_logits
 
 _MOST_NAMES = 5
 
@@ -114,7 +115,7 @@ def evaluate(
             example = dataset[index]
             pixel_values = example["pixel_values"][None].to(model.device, model.dtype)
             with torch.inference_mode():
-                logits = model(pixel_values=pixel_values).logits
+                logits = semantic_logits(model, pixel_values)
             metrics.update(logits, example["labels"][None])
         else:
             image, label = dataset.read(index)
@@ -156,20 +157,25 @@ def class_groups(
     """Split the classes by their share of the training pixels, where there is a training split.
 
     Args:
-        benchmark: The data set.
-        config: The model's configuration, whose tail classes stand in for a missing training split.
+        benchmark: The data set. Its published tail, where there is one, is the tail.
+        config: The model's configuration, whose tail is the last resort.
         progress: Whether to show a progress bar.
 
     Returns:
-        Class ids of ``head``, ``middle`` and ``tail``; of ``tail`` and ``other`` where only the
-        configuration knows them, or nothing where it does not either.
+        Class ids of ``head``, ``middle`` and ``tail``; of ``other`` and ``tail`` without a training
+        split, or nothing where no tail is known either.
     """
     info = benchmark.info
     if "train" in benchmark:
         return ClassStatistics.from_dataset(
-            benchmark["train"], info.num_labels, info.ignore_index, progress=progress
+            benchmark["train"],
+            info.num_labels,
+            tail_classes=info.tail_classes,
+            progress=progress,
+            label_rule=info.label_rule,
         ).groups
-    tail = (getattr(config, "aucseg", None) or {}).get("tail_classes") or []
+    settings = getattr(config, "aucseg", None) or {}
+    tail = info.tail_classes or settings.get("tail_classes")
     if not tail:
         return {}
     other = [i for i in range(info.num_labels) if i not in tail]

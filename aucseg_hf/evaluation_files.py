@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from aucseg_hf import html_report as html
 from aucseg_hf.cli import whole_file
 from aucseg_hf.comparison import Row
-from aucseg_hf.data.benchmarks import BenchmarkInfo
+from aucseg_hf.data.info import BenchmarkInfo
 from aucseg_hf.evaluation import Evaluation, View
 from aucseg_hf.matrix_plots import plot_confusion, plot_pixel_auc
 from aucseg_hf.metric_table import to_jsonable

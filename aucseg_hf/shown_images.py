@@ -77,9 +77,8 @@ def worst_and_best(
     mean_iou = evaluation.images.mean_iou()
 
     def show(index: int) -> ShownImage:
-        path = getattr(dataset.records[index]["image"], "filename", "")
         return ShownImage(
-            Path(path).name if path else f"image {index}",
+            Path(dataset[index]["name"]).name,
             float(mean_iou[index]),
             *predict_example(model, image_processor, dataset, index, view),
         )

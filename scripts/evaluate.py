@@ -17,6 +17,7 @@ from aucseg_hf.backbones import load_image_processor, load_trained_model
 from aucseg_hf.cli import run
 from aucseg_hf.comparison import compare, format_comparison
 from aucseg_hf.data import BenchmarkInfo
+from aucseg_hf.data.folder import check_pairs, split_name
 from aucseg_hf.errors import InputError
 from aucseg_hf.evaluation import View, check_classes, class_groups, evaluate
 from aucseg_hf.evaluation_files import EvaluationReport
@@ -32,18 +33,18 @@ def main(arguments: list[str]) -> None:
     if options.resamples < 1:
         raise InputError(f"expected --resamples >= 1, got {options.resamples}")
     view = View(options.window, tuple(options.scales), options.flip)
-    benchmark = load_benchmark(options.dataset)
-    info = benchmark.info
-    if options.split not in benchmark:
+    benchmark = load_benchmark(options.dataset, root=options.data_root)
+    info, split = benchmark.info, split_name(options.split)
+    if split not in benchmark:
         raise InputError(
             f"no split {options.split!r} in {options.dataset}: expected one of {list(benchmark)}"
         )
     names = [options.model] if options.compare is None else [options.model, options.compare]
     models = [_load(name, info, device) for name in names]
-    benchmark.check_files()
+    check_pairs(benchmark.files.get(split, []))
     groups = class_groups(benchmark, models[0][0].config, progress=True)
     subjects = [
-        (*loaded, SegmentationDataset(benchmark[options.split], info.label_rule, loaded[1]))
+        (*loaded, SegmentationDataset(benchmark[split], info.label_rule, loaded[1], split=split))
         for loaded in models
     ]
     evaluations = [
@@ -58,7 +59,7 @@ def main(arguments: list[str]) -> None:
         )
     worst, best = worst_and_best(evaluation, *subjects[0], view)
     report = EvaluationReport(
-        options.model, options.split, info, groups, evaluation, view, worst, best,
+        options.model, split, info, groups, evaluation, view, worst, best,
         baseline=options.compare, comparison=comparison,
     )  # fmt: skip
     try:
@@ -75,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, help="trained checkpoint: a folder or a hub id")
     parser.add_argument("--dataset", required=True, help="a benchmark's name, or a folder")
+    parser.add_argument("--data_root", help="where the files of a named benchmark lie")
     parser.add_argument("--split", default="val")
     parser.add_argument("--compare", metavar="OTHER", help="checkpoint to compare with")
     parser.add_argument("--output_dir", type=Path, default=Path("evaluation"))

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -93,6 +95,23 @@ def test_groups_come_from_the_training_split_or_the_model(model, benchmark):
     assert class_groups(benchmark, model.config) == {"other": [0, 3], "tail": [1, 2]}
     del model.config.aucseg
     assert class_groups(benchmark, model.config) == {}
+
+
+def test_a_published_tail_goes_first(model, benchmark):
+    benchmark.info = replace(benchmark.info, tail_classes=(2, 0))
+    assert class_groups(benchmark, model.config) == {"head": [1], "middle": [3], "tail": [0, 2]}
+    del benchmark["train"]
+    model.config.aucseg = {"tail_classes": [3]}
+    assert class_groups(benchmark, model.config) == {"other": [1, 3], "tail": [0, 2]}
+
+
+def test_groups_count_classes_as_the_data_set_writes_them(model, tmp_path):
+    folder = write_pairs(tmp_path / "reduced")
+    for path in folder.glob("*/labels/*.png"):
+        raw = np.asarray(PIL.Image.open(path)).astype(int)
+        PIL.Image.fromarray(np.where(raw == 255, 0, raw + 1).astype(np.uint8)).save(path)
+    benchmark = load_benchmark(folder, reduce_labels=True)
+    assert class_groups(benchmark, model.config)["tail"] == [3]
 
 
 @pytest.mark.parametrize(
