@@ -12,10 +12,7 @@ from torch import Tensor
 from aucseg_hf.boundary_iou import boundary_counts
 from aucseg_hf.errors import InputError
 from aucseg_hf.image_counts import ImageCounts
-from aucseg_hf.metric_table import format_report, to_jsonable
 from aucseg_hf.pixel_auc import ScoreHistograms
-
-__all__ = ["SegmentationMetrics", "format_report", "to_jsonable", "upsampled_argmax"]
 
 _CHUNK_PIXELS = 2**21
 

@@ -1,3 +1,5 @@
+from dataclasses import fields
+
 import pytest
 from transformers import TrainingArguments
 
@@ -29,6 +31,6 @@ def test_one_process_uses_one_gpu(tmp_path, monkeypatch):
 
 
 def test_every_argument_has_its_help():
-    for field in AUCSegTrainingArguments.__dataclass_fields__.values():
+    for field in fields(AUCSegTrainingArguments):
         if field.init:
             assert field.metadata.get("help"), field.name
