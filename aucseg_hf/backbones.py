@@ -23,6 +23,7 @@ from transformers.models.auto.modeling_auto import (
 
 from aucseg_hf.configuration_aucseg import SEGFORMER_SIZES, AUCSegConfig, resolve_settings
 from aucseg_hf.errors import InputError
+from aucseg_hf.image_sizes import ImageSizes
 from aucseg_hf.modeling_aucseg import AUCSegForSemanticSegmentation
 
 # Models of mask classification, which have an own loss.
@@ -145,6 +146,17 @@ def load_image_processor(name_or_path: str) -> BaseImageProcessor:
         if getattr(processor, switch, None):
             setattr(processor, switch, False)
     return processor
+
+
+def image_sizes_of(name_or_path: str) -> ImageSizes:
+    """The image sizes that a model, by name, can be trained on.
+
+    Raises:
+        InputError: If there is no such model.
+    """
+    if name_or_path in SEGFORMER_SIZES:
+        return ImageSizes()
+    return ImageSizes.from_config(load_config(name_or_path))
 
 
 def check_model_type(config: PreTrainedConfig) -> None:

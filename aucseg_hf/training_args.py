@@ -1,7 +1,7 @@
 """AUCSegTrainingArguments: TrainingArguments with the loss, the bank and fitting defaults."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from transformers import TrainingArguments
@@ -20,6 +20,21 @@ class AUCSegTrainingArguments(TrainingArguments):
     non-finite loss is shown instead of hidden, no columns are removed, unused parameters are not
     searched for.
     """
+
+    help_groups: ClassVar[dict[str, tuple[str, ...]]] = {
+        "loss": (*LOSS_KEYS, "auc_accumulation"),
+        "memory bank": ("memory_bank", *BANK_KEYS, "bank_picture_steps"),
+        "optimisation": (
+            "learning_rate",
+            "head_learning_rate_scale",
+            "weight_decay",
+            "ema_decay",
+            "early_stopping_patience",
+            "sync_batch_norm",
+            "channels_last",
+        ),
+        "interruptions": ("resume", "non_finite_loss"),
+    }
 
     auc_weight: float | None = field(
         default=None,

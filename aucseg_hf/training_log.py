@@ -97,7 +97,8 @@ class TrainingLog:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` gave."""
         self.clear()
-        self._terms.update({name: total.to(self.device) for name, total in state["terms"].items()})
+        for name, total in state["terms"].items():
+            self._terms[name] += total.to(self.device)
         self._weight = state["weight"]
 
 

@@ -1,6 +1,8 @@
+import PIL.Image
 import pytest
 from test_dataset import break_file
 from test_streaming import write_parquet
+from tiny_models import tiny_config_of
 
 from aucseg_hf import AUCSegTrainingArguments, InputError
 from aucseg_hf.data.arguments import DataArguments, load_training_data
@@ -36,6 +38,33 @@ def test_crop_and_scale(pairs, tmp_path):
         load(pairs, tmp_path, crop_size=[16])
     with pytest.raises(InputError, match="LOW <= HIGH"):
         load(pairs, tmp_path, scale=[2.0, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("model_type", "size", "crop"),
+    [
+        ("segformer", (300, 1000), (300, 512)),
+        ("beit", (300, 1000), (296, 512)),
+        ("eomt", (300, 300), (32, 32)),
+    ],
+)
+def test_default_crop_is_one_the_model_takes(tmp_path, model_type, size, crop):
+    """Patches of 8, and one fixed size of 32."""
+    tiny_config_of(model_type).save_pretrained(tmp_path)
+    assert DataArguments(model=str(tmp_path)).crop_size_for(*size) == crop
+
+
+def test_published_tail_is_the_default(tmp_path):
+    """Black everywhere is class 0; the published tail of ADE20K does not depend on that."""
+    for part in ("images", "annotations"):
+        for split in ("training", "validation"):
+            folder = tmp_path / part / split
+            folder.mkdir(parents=True)
+            mode = "RGB" if part == "images" else "L"
+            PIL.Image.new(mode, (40, 32), 1 if mode == "L" else (9, 9, 9)).save(folder / "a.png")
+    data = load("ade20k", tmp_path, data_root=str(tmp_path))
+    assert data.statistics.tail_classes == list(data.info.tail_classes)
+    assert len(data.statistics.tail_classes) > 50
 
 
 def test_skip_corrupt_holds_for_training_only(pairs, tmp_path):

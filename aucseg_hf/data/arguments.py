@@ -1,11 +1,11 @@
 """DataArguments, and what a training script needs of the data they name."""
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from transformers import BaseImageProcessor
 
-from aucseg_hf.backbones import load_image_processor
+from aucseg_hf.backbones import image_sizes_of, load_image_processor
 from aucseg_hf.data.augment import TrainAugmentation
 from aucseg_hf.data.benchmarks import Benchmark, BenchmarkInfo, load_benchmark
 from aucseg_hf.data.dataset import SegmentationDataset
@@ -21,6 +21,8 @@ from aucseg_hf.training_args import AUCSegTrainingArguments
 @dataclass
 class DataArguments:
     """What to train on and what to train."""
+
+    _argument_group_name: ClassVar[str] = "data and model"
 
     dataset: str = field(
         default="scenes",
@@ -87,13 +89,19 @@ class DataArguments:
         return self.scale[0], self.scale[1]
 
     def crop_size_for(self, height: int, width: int) -> tuple[int, int]:
-        """The training crop, (height, width); by default 512, at most the given image's.
+        """The training crop, (height, width).
+
+        By default it is the model's one size where it has only one, else 512, at most the given
+        image's, and rounded down to what the model takes.
 
         Raises:
             InputError: If it is not one or two sides of at least 32 pixels.
         """
         if self.crop_size is None:
-            return min(512, height), min(512, width)
+            sizes = image_sizes_of(self.model)
+            multiple = sizes.multiple
+            default = [max(1, min(512, side) // multiple) * multiple for side in (height, width)]
+            return sizes.fixed or (default[0], default[1])
         if not 1 <= len(self.crop_size) <= 2 or min(self.crop_size) < 32:
             raise InputError(
                 f"expected --crop_size SIDE or HEIGHT WIDTH of >= 32, got {self.crop_size}"
@@ -130,7 +138,8 @@ def load_training_data(data: DataArguments, args: AUCSegTrainingArguments) -> Tr
     if data.streaming:
         _prepare_for_stream(data, args)
     train, num_train, val, info = _open_shards(data) if data.streaming else _open_benchmark(data)
-    tail = [info.class_id(name) for name in args.tail_classes] if args.tail_classes else None
+    named_tail = [info.class_id(name) for name in args.tail_classes or ()]
+    tail = named_tail or info.tail_classes
     options = {"progress": args.process_index == 0, "label_rule": info.label_rule}
     statistics = ClassStatistics.from_dataset(
         train, info.num_labels, tail_classes=tail, skip_corrupt=data.skip_corrupt, **options

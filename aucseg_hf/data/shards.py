@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from aucseg_hf.data.benchmarks import BenchmarkInfo
-from aucseg_hf.data.folder import read_class_names, read_palette
+from aucseg_hf.data.class_files import read_class_names, read_palette
 from aucseg_hf.data.labels import VOID
 from aucseg_hf.errors import InputError
 
