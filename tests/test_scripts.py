@@ -63,8 +63,9 @@ def predict(*arguments, cwd=None):
     return start(sys.executable, ROOT / "scripts/predict.py", *arguments, cwd=cwd)
 
 
-def save_tiny_model(folder, num_labels=4):
-    model = AUCSegForSemanticSegmentation(tiny_config(num_labels, aucseg={"tail_classes": [3]}))
+def save_tiny_model(folder, num_labels=4, tail_classes=(3,)):
+    config = tiny_config(num_labels, aucseg={"tail_classes": list(tail_classes)})
+    model = AUCSegForSemanticSegmentation(config)
     model.save_pretrained(folder)
     load_image_processor("b0").save_pretrained(folder)
     return folder

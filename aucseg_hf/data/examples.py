@@ -98,7 +98,7 @@ class ExampleMaker:
             image, label = self.augmentation(image, label, generator)
         if self._reverse_channels:
             image = image.flip(0)
-        pixel_values = (image - self._shift) / self._scale
+        pixel_values = (image - self._shift).div_(self._scale)
         return {"pixel_values": pixel_values, "labels": label.long(), "name": name}
 
 
