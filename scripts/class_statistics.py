@@ -27,7 +27,7 @@ from aucseg_hf.data.groups import (
 )
 from aucseg_hf.data.statistics_report import format_statistics, plot_statistics
 from aucseg_hf.errors import InputError
-from aucseg_hf.metrics import to_jsonable
+from aucseg_hf.metric_table import to_jsonable
 
 
 def main(arguments: list[str]) -> None:
