@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
 import PIL.ImageOps
 
@@ -32,6 +33,7 @@ def read_image(source: ImageSource) -> PIL.Image.Image:
         raise InputError(f"no such image: {source}")
     try:
         with PIL.Image.open(source) as image:
+            image.load()
             return _upright_rgb(image)
     # Pillow raises SyntaxError for some broken PNG files.
     except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
@@ -49,8 +51,9 @@ def _from_array(array: np.ndarray) -> PIL.Image.Image:
 
 
 def _upright_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
-    image = PIL.ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16") or image.mode == "I":
+    if image.getexif().get(PIL.ExifTags.Base.Orientation, 1) != 1:
+        image = PIL.ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
         # Pillow would clip at 255 instead.
-        return PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    return image.convert("RGB")
+        image = PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image if image.mode == "RGB" else image.convert("RGB")

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from aucseg_hf.backbones import load_image_processor, load_trained_model
-from aucseg_hf.cli import run
+from aucseg_hf.cli import check_writable, run
 from aucseg_hf.export import FORMATS, export_model
 
 
@@ -23,6 +23,7 @@ def main(arguments: list[str]) -> None:
     suffix = {"onnx": "onnx", "torch_export": "pt2"}[options.format]
     output = options.output or Path(f"model.{suffix}")
     model = load_trained_model(options.model)
+    check_writable(output.parent)
     processor = load_image_processor(options.model)
     difference = export_model(model, processor, output, options.format)
     print(f"wrote {output}: logits differ from the model's by at most {difference:.2g}")
