@@ -225,9 +225,12 @@ def _stacks(sources: Iterable[ImageSource], most: int) -> Iterator[list[PIL.Imag
     stack: list[PIL.Image.Image] = []
     for source in sources:
         image = read_image(source)
-        if stack and (len(stack) == most or image.size != stack[0].size):
+        if stack and image.size != stack[0].size:
             yield stack
             stack = []
         stack.append(image)
+        if len(stack) == most:
+            yield stack
+            stack = []
     if stack:
         yield stack

@@ -63,13 +63,17 @@ def plot_class_iou(
         rows += [(_shorten(class_names[i]), color, float(values[i])) for i in ranked]
 
     num_columns = math.ceil(len(rows) / _ROWS_PER_COLUMN)
-    # With several columns one row is spare for a headline that moves on to the next column.
+    # With several columns one row is spare for a headline that moves on to the next column, or is
+    # repeated there.
     height = math.ceil(len(rows) / num_columns) + (num_columns > 1)
     columns: list[list[tuple[str, np.ndarray, float | None]]] = [[]]
+    group = ""
     for row in rows:
-        is_headline = row[2] is None
-        if len(columns[-1]) >= height - is_headline:
-            columns.append([])
+        name, color, value = row
+        if value is None:
+            group = name.split(" (")[0]
+        if len(columns[-1]) >= height - (value is None):
+            columns.append([] if value is None else [(f"{group}, continued", color, None)])
         columns[-1].append(row)
     figure = Figure(
         figsize=(max(6.0, 4.2 * len(columns)), 0.9 + 0.19 * height), layout="constrained"
