@@ -4,7 +4,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
-import pyarrow.parquet
+import PIL.Image
 import pytest
 import torch
 from accelerate.data_loader import IterableDatasetShard
@@ -20,7 +20,6 @@ from transformers import SegformerImageProcessor
 
 from aucseg_hf import ClassStatistics, InputError, SegmentationDataset, TrainAugmentation
 from aucseg_hf.data import collate, load_benchmark
-from aucseg_hf.data.shards import load_shards
 from aucseg_hf.data.streaming import SegmentationStream, shuffled
 
 COUNT = 11
@@ -73,11 +72,11 @@ def shards(module_pairs, tmp_path_factory):
 
 
 def stream_of(folder, **options):
-    shards = load_shards(folder)
+    shards = load_benchmark(folder, streaming=True)
     options = {"augmentation": TrainAugmentation((32, 32)), "shuffle_buffer": 5, **options}
     return SegmentationStream(
-        shards.train,
-        shards.num_train,
+        shards["train"],
+        COUNT,
         shards.info.label_rule,
         SegformerImageProcessor(),
         split="train",
@@ -209,10 +208,12 @@ def test_corrupt_records_fail_or_are_replaced(tmp_path, workers):
 
 def test_statistics_of_a_stream(shards, module_pairs):
     whole = ClassStatistics.from_dataset(load_benchmark(module_pairs, split="train"), 4)
-    streamed = ClassStatistics.from_dataset(load_shards(shards).train, 4)
+    streamed = ClassStatistics.from_dataset(load_benchmark(shards, streaming=True)["train"], 4)
     assert streamed.pixel_counts.tolist() == whole.pixel_counts.tolist()
     np.testing.assert_array_equal(streamed.presence, whole.presence)
-    part = ClassStatistics.from_dataset(load_shards(shards).train, 4, max_images=4)
+    part = ClassStatistics.from_dataset(
+        load_benchmark(shards, streaming=True)["train"], 4, max_images=4
+    )
     assert part.num_images == 4
     assert part.image_counts.tolist() == [4, 4, 4, 2]
 
@@ -262,35 +263,36 @@ def test_resume_equals_an_uninterrupted_run(shards, tmp_path):
         assert_same_state(resumed.bank.state_dict(), whole.bank.state_dict())
 
 
-# Shards
+# WebDataset
 
 
-def test_shards_are_counted_and_split(shards, module_pairs, tmp_path):
-    for folder in (shards, write_tars(module_pairs, tmp_path / "tar")):
-        data = load_shards(folder)
-        assert (data.num_train, len(data.val)) == (COUNT, 3)
-        assert data.info.class_names == ("sky", "road", "car", "sign")
-        label = np.asarray(data.val[1]["label"])
-        np.testing.assert_array_equal(label[5], [0] * 16 + [1] * 16 + [2] * 16)
+@pytest.mark.parametrize("streaming", [False, True])
+def test_tar_files(module_pairs, tmp_path, streaming):
+    folder = write_tars(module_pairs, tmp_path / "tar")
+    benchmark = load_benchmark(folder, streaming=streaming)
+    assert benchmark.info.class_names == ("sky", "road", "car", "sign")
+    records = list(benchmark["train"])
+    assert (len(records), len(list(benchmark["val"]))) == (COUNT, 3)
+    for name, record in zip(range(COUNT), records, strict=True):
+        for part, suffix in (("image", "jpg"), ("label", "png")):
+            file = module_pairs / f"train/{part}s/{name:03}.{suffix}"
+            np.testing.assert_array_equal(record[part], np.asarray(PIL.Image.open(file)))
 
 
-def test_wrong_shards_are_named(shards, tmp_path):
-    folder = tmp_path / "copy"
-    with pytest.raises(InputError, match="no such folder"):
-        load_shards(folder)
-    shutil.copytree(shards, folder)
-    for file in folder.glob("val-*"):
-        file.unlink()
-    with pytest.raises(InputError, match=r"val-\*\.parquet"):
-        load_shards(folder)
-    table = pyarrow.parquet.read_table(shards / "val-00000.parquet")
-    file = folder / "val-00000.parquet"
-    pyarrow.parquet.write_table(table.rename_columns(["image", "annotation"]), file)
-    with pytest.raises(InputError, match="annotation"):
-        load_shards(folder)
-    file.write_bytes(b"no parquet")
-    with pytest.raises(InputError, match=r"val-00000\.parquet"):
-        load_shards(folder)
-    (folder / "train-00000.parquet").write_bytes(b"no parquet")
-    with pytest.raises(InputError, match=r"train-00000\.parquet"):
-        load_shards(folder)
+def test_tar_files_of_other_names(module_pairs, tmp_path):
+    label = module_pairs / "train/labels/000.png"
+    shutil.copy(module_pairs / "id2label.json", tmp_path)
+
+    def write(*names):
+        with tarfile.open(tmp_path / "train.tar", "w") as tar:
+            for name in names:
+                tar.add(label, name)
+        return load_benchmark(tmp_path, streaming=True)
+
+    (record,) = write("a.image.png", "a.label.png")["train"]
+    assert record["image"].size == record["label"].size == (48, 40)
+    with pytest.raises(InputError, match=r"got suffixes \['mask\.png'\]"):
+        write("a.mask.png")
+    (tmp_path / "train.tar").write_bytes(b"no tar file")
+    with pytest.raises(InputError, match="tar files"):
+        load_benchmark(tmp_path, streaming=True)
