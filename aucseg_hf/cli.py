@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
+import torch
 import yaml
 from transformers import HfArgumentParser
 
@@ -119,3 +121,31 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Makes a folder and tries whether files can be written there.
+
+    Raises:
+        InputError: If they cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write to the folder {folder}: {error.strerror}") from error
+
+
+def check_device(name: str) -> torch.device:
+    """Gives a device by name, such as "cpu" or "cuda:1".
+
+    Raises:
+        InputError: If there is no such device on this machine.
+    """
+    try:
+        return torch.zeros(1, device=name).device
+    # A torch that was built without CUDA asserts.
+    except (RuntimeError, AssertionError) as error:
+        available = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise InputError(f"expected a device among {available}, got {name!r}") from error

@@ -14,12 +14,13 @@ from matplotlib.figure import Figure
 
 from aucseg_hf import html_report as html
 from aucseg_hf.cli import whole_file
+from aucseg_hf.colors import color_map
 from aucseg_hf.comparison import Row
 from aucseg_hf.data.info import BenchmarkInfo
 from aucseg_hf.evaluation import Evaluation, View
 from aucseg_hf.matrix_plots import plot_confusion, plot_pixel_auc
 from aucseg_hf.metric_table import to_jsonable
-from aucseg_hf.plotting import color_map, plot_class_iou
+from aucseg_hf.plotting import plot_class_iou
 from aucseg_hf.report import versions
 from aucseg_hf.shown_images import ShownImage
 

@@ -10,39 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
 
+from aucseg_hf.colors import VOID_COLOR, color_map, colorize, is_void, rgb_of_size
 from aucseg_hf.errors import InputError
 
-VOID_COLOR = (0, 0, 0)
-# Okabe and Ito's colours for all kinds of colour vision, without black, which stands for void.
-_SAFE_COLORS = np.array(
-    [[0, 114, 178], [230, 159, 0], [0, 158, 115], [213, 94, 0]]
-    + [[86, 180, 233], [204, 121, 167], [240, 228, 66]],
-    dtype=np.uint8,
-)
-# Linear RGB as seen by normal eyes and without red, green or blue cones (Machado, Oliveira and
-# Fernandes 2009).
-_VISIONS = np.reshape(
-    [1, 0, 0, 0, 1, 0, 0, 0, 1]
-    + [0.152286, 1.052583, -0.204868, 0.114503, 0.786281, 0.099216, -0.003882, -0.048116, 1.051998]
-    + [0.367322, 0.860646, -0.227968, 0.280085, 0.672501, 0.047413, -0.011820, 0.042940, 0.968881]
-    + [1.255528, -0.076749, -0.178779, -0.078411, 0.930809, 0.147602, 0.004733, 0.691367, 0.303900],
-    (4, 3, 3),
-)
-# Linear RGB to cone responses, and their cube roots to OKLab (Ottosson 2020).
-_RGB_TO_CONES = np.array(
-    [
-        [0.4122214708, 0.5363325363, 0.0514459929],
-        [0.2119034982, 0.6806995451, 0.1073969566],
-        [0.0883024619, 0.2817188376, 0.6299787005],
-    ]
-)
-_CONES_TO_OKLAB = np.array(
-    [
-        [0.2104542553, 0.7936177850, -0.0040720468],
-        [1.9779984951, -2.4285922050, 0.4505937099],
-        [0.0259040371, 0.7827717662, -0.8086757660],
-    ]
-)
 _ROWS_PER_COLUMN = 52
 _LOSSES = {"loss": "total", "loss_ce": "cross-entropy", "loss_auc": "AUC"}
 _MEAN_IOUS = {
@@ -51,120 +21,6 @@ _MEAN_IOUS = {
     "eval_mean_iou_middle": "middle",
     "eval_mean_iou_tail": "tail",
 }
-
-
-def color_map(num_labels: int, palette: Sequence[Sequence[int]] | None = None) -> np.ndarray:
-    """Choose a colour for every class.
-
-    Without a palette the first seven colours are Okabe and Ito's. Each further one is the colour,
-    out of a regular grid, that lies farthest from all before it and from the void colour in OKLab,
-    distances being the smallest over normal vision and three simulated colour-vision deficiencies.
-
-    Args:
-        num_labels: Number of classes K.
-        palette: RGB triples in 0..255, at least K of them.
-
-    Returns:
-        uint8 array [K, 3].
-
-    Raises:
-        InputError: The palette has fewer than K colours.
-    """
-    if palette is not None:
-        if len(palette) < num_labels:
-            raise InputError(
-                f"expected a palette of at least {num_labels} colours, got {len(palette)}"
-            )
-        return np.array(palette[:num_labels], dtype=np.uint8)
-    levels = np.linspace(0, 255, 13).round().astype(np.uint8)
-    grid = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
-    # Neither so dark that it looks like void nor so pale that it looks like paper.
-    lightness = _perceived(grid)[:, 0, 0]
-    grid = grid[(lightness > 0.35) & (lightness < 0.95)]
-    colors = list(_SAFE_COLORS[:num_labels])
-    seen = _perceived(grid)
-    taken = _perceived(np.array([*colors, VOID_COLOR], dtype=np.uint8))
-    distance = np.min([_separation(seen, point[None]) for point in taken], axis=0)
-    while len(colors) < num_labels:
-        best = int(distance.argmax())
-        colors.append(grid[best])
-        distance = np.minimum(distance, _separation(seen, seen[best : best + 1]))
-    return np.array(colors, dtype=np.uint8)
-
-
-def _perceived(colors: np.ndarray) -> np.ndarray:
-    """Convert uint8 sRGB [N, 3] to OKLab under each kind of colour vision, [N, 4, 3]."""
-    value = colors / 255
-    linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
-    seen = np.stack([np.clip(linear @ vision.T, 0, 1) for vision in _VISIONS], axis=1)
-    return np.cbrt(seen @ _RGB_TO_CONES.T) @ _CONES_TO_OKLAB.T
-
-
-def _separation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Compute the smallest OKLab distance over the kinds of colour vision, [N]."""
-    return np.linalg.norm(first - second, axis=-1).min(axis=-1)
-
-
-def colorize(label_map: np.ndarray, colors: np.ndarray) -> Image.Image:
-    """Draw a label map.
-
-    Args:
-        label_map: Integer array [H, W]; ids outside 0..K-1, such as 255, are void and black.
-        colors: uint8 array [K, 3].
-
-    Returns:
-        RGB image of the label map's size.
-    """
-    label_map = np.asarray(label_map)
-    table = np.vstack([colors, VOID_COLOR]).astype(np.uint8)
-    return Image.fromarray(table[np.where(_is_void(label_map, colors), len(colors), label_map)])
-
-
-def overlay(
-    image: Image.Image | np.ndarray,
-    label_map: np.ndarray,
-    colors: np.ndarray,
-    alpha: float = 0.5,
-) -> Image.Image:
-    """Lay the class colours over an image; void pixels show the image alone.
-
-    Args:
-        image: PIL image or uint8 array [H, W, 3].
-        label_map: Integer array [H, W].
-        colors: uint8 array [K, 3].
-        alpha: Share of the class colour in 0..1.
-
-    Returns:
-        RGB image of the image's size.
-
-    Raises:
-        InputError: Image and label map differ in size, or ``alpha`` is outside 0..1.
-    """
-    if not 0 <= alpha <= 1:
-        raise InputError(f"expected alpha in 0..1, got {alpha}")
-    image = _as_rgb(image)
-    _check_size(image, label_map)
-    blended = Image.blend(image, colorize(label_map, colors), alpha)
-    return Image.composite(image, blended, Image.fromarray(_is_void(label_map, colors)))
-
-
-def _check_size(image: Image.Image, label_map: np.ndarray) -> None:
-    if np.shape(label_map) != (image.height, image.width):
-        raise InputError(
-            f"expected a label map of the image's size {[image.height, image.width]}, "
-            f"got {list(np.shape(label_map))}"
-        )
-
-
-def _is_void(label_map: np.ndarray, colors: np.ndarray) -> np.ndarray:
-    label_map = np.asarray(label_map)
-    return (label_map < 0) | (label_map >= len(colors))
-
-
-def _as_rgb(image: Image.Image | np.ndarray) -> Image.Image:
-    if not isinstance(image, Image.Image):
-        image = Image.fromarray(np.asarray(image))
-    return image.convert("RGB")
 
 
 def plot_class_iou(
@@ -207,13 +63,17 @@ def plot_class_iou(
         rows += [(_shorten(class_names[i]), color, float(values[i])) for i in ranked]
 
     num_columns = math.ceil(len(rows) / _ROWS_PER_COLUMN)
-    # With several columns one row is spare for a headline that moves on to the next column.
+    # With several columns one row is spare for a headline that moves on to the next column, or is
+    # repeated there.
     height = math.ceil(len(rows) / num_columns) + (num_columns > 1)
     columns: list[list[tuple[str, np.ndarray, float | None]]] = [[]]
+    group = ""
     for row in rows:
-        is_headline = row[2] is None
-        if len(columns[-1]) >= height - is_headline:
-            columns.append([])
+        name, color, value = row
+        if value is None:
+            group = name.split(" (")[0]
+        if len(columns[-1]) >= height - (value is None):
+            columns.append([] if value is None else [(f"{group}, continued", color, None)])
         columns[-1].append(row)
     figure = Figure(
         figsize=(max(6.0, 4.2 * len(columns)), 0.9 + 0.19 * height), layout="constrained"
@@ -342,27 +202,20 @@ def sample_grid(
             "expected at least one image and as many labels and predictions, "
             f"got {len(images)}, {len(labels)} and {len(predictions)}"
         )
-    pictures = [_as_rgb(image) for image in images]
-    for maps in (labels, predictions):
-        for picture, label_map in zip(pictures, maps, strict=True):
-            _check_size(picture, label_map)
+    pictures = [rgb_of_size(image, label) for image, label in zip(images, labels, strict=True)]
+    for picture, prediction in zip(pictures, predictions, strict=True):
+        rgb_of_size(picture, prediction)
     width = 3.2
     heights = [width * picture.height / picture.width for picture in pictures]
 
     occurring = np.unique(np.concatenate([np.unique(m) for m in (*labels, *predictions)]))
-    void = _is_void(occurring, colors)
-    handles = [
-        Patch(facecolor=colors[i] / 255, edgecolor="0.3", label=_shorten(class_names[i]))
-        for i in occurring[~void]
-    ]
+    void = is_void(occurring, colors)
+    handles = [_patch(colors[i], class_names[i]) for i in occurring[~void]]
     if void.any():
-        handles.append(Patch(facecolor=np.divide(VOID_COLOR, 255), edgecolor="0.3", label="void"))
-    longest = max(len(handle.get_label()) for handle in handles)
-    # Eight-point text is about 0.065 inch a letter; a box with its gaps takes half an inch.
-    legend_columns = min(len(handles), int(3 * width / (0.5 + 0.065 * longest)))
-    legend_height = 0.175 * math.ceil(len(handles) / legend_columns) + 0.2
+        handles.append(_patch(VOID_COLOR, "void"))
+    columns, legend_height = _legend_layout(handles, 3 * width)
 
-    figure = Figure(figsize=(3 * width, sum(heights) + legend_height + 0.3), layout="constrained")
+    figure = Figure(figsize=(3 * width, sum(heights) + legend_height + 0.5), layout="constrained")
     axes = figure.subplots(len(pictures), 3, squeeze=False, height_ratios=heights)
     for row, picture, label, prediction in zip(axes, pictures, labels, predictions, strict=True):
         drawn = (picture, colorize(label, colors), colorize(prediction, colors))
@@ -372,10 +225,40 @@ def sample_grid(
     for axis, name in zip(axes[0], ("image", "label", "prediction"), strict=True):
         axis.set_title(name, fontsize=10)
     figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=legend_columns,
-        fontsize=8,
-        frameon=False,
+        handles=handles, loc="outside lower center", ncols=columns, fontsize=8, frameon=False
     )
     return figure
+
+
+def plot_legend(colors: np.ndarray, class_names: Sequence[str]) -> Figure:
+    """Draw the colour and the name of every class.
+
+    Args:
+        colors: uint8 array [K, 3].
+        class_names: Name of every class.
+
+    Returns:
+        A figure as wide as the names need, in up to five columns.
+
+    Raises:
+        InputError: The number of names is not the number of colours.
+    """
+    if len(class_names) != len(colors):
+        raise InputError(f"expected {len(colors)} class names, got {len(class_names)}")
+    handles = [_patch(color, name) for color, name in zip(colors, class_names, strict=True)]
+    columns, height = _legend_layout(handles, width=9.6)
+    figure = Figure(figsize=(9.6, height))
+    figure.legend(handles=handles, loc="center", ncols=columns, fontsize=8, frameon=False)
+    return figure
+
+
+def _patch(color: Sequence[int], name: str) -> Patch:
+    return Patch(facecolor=np.divide(color, 255), edgecolor="0.3", label=_shorten(name))
+
+
+def _legend_layout(handles: Sequence[Patch], width: float) -> tuple[int, float]:
+    """Number of columns of a legend that is `width` inches wide, and its height in inches."""
+    longest = max(len(handle.get_label()) for handle in handles)
+    # Eight-point text is about 0.065 inch a letter; a box with its gaps takes half an inch.
+    columns = min(len(handles), int(width / (0.5 + 0.065 * longest)))
+    return columns, 0.175 * math.ceil(len(handles) / columns) + 0.2

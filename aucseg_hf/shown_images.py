@@ -7,9 +7,9 @@ import numpy as np
 import PIL.Image
 from transformers import BaseImageProcessor, PreTrainedModel
 
+from aucseg_hf.colors import overlay
 from aucseg_hf.data.dataset import SegmentationDataset
 from aucseg_hf.evaluation import Evaluation, View, predict_example
-from aucseg_hf.plotting import overlay
 
 _PANEL = 360  # pixels of the longer side
 _GAP = 4

@@ -5,16 +5,12 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
-from PIL import Image
 
+from aucseg_hf.colors import color_map, colorize
 from aucseg_hf.errors import InputError
 from aucseg_hf.plotting import (
-    _perceived,
-    _separation,
-    color_map,
-    colorize,
-    overlay,
     plot_class_iou,
+    plot_legend,
     plot_training_curves,
     sample_grid,
 )
@@ -55,66 +51,6 @@ def assert_readable(figure):
         assert box.y0 >= 0, text.get_text()
         assert box.x1 <= figure.bbox.x1, text.get_text()
         assert box.y1 <= figure.bbox.y1, text.get_text()
-
-
-def test_oklab_of_known_colors():
-    white, black, red = _perceived(np.array([[255] * 3, [0] * 3, [255, 0, 0]], dtype=np.uint8))
-    np.testing.assert_allclose(white, [[1, 0, 0]] * 4, atol=1e-3)
-    np.testing.assert_allclose(black, 0, atol=1e-12)
-    np.testing.assert_allclose(red[0], [0.62796, 0.22486, 0.12585], atol=1e-4)
-
-
-def test_simulated_color_blindness_confuses_red_and_green_of_one_lightness():
-    red, green = _perceived(np.array([[200, 60, 0], [110, 115, 0]], dtype=np.uint8))
-    normal, _, deuteranope, _ = np.linalg.norm(red - green, axis=-1)
-    assert deuteranope < normal / 3
-
-
-@pytest.mark.parametrize(("num_labels", "separation"), [(11, 0.07), (50, 0.04), (150, 0.02)])
-def test_colors_differ_for_every_kind_of_vision_and_from_void(num_labels, separation):
-    colors = color_map(num_labels)
-    assert colors.shape == (num_labels, 3)
-    assert colors.dtype == np.uint8
-    seen = _perceived(np.vstack([colors, [[0, 0, 0]]]))
-    nearest = min(_separation(seen[:k], seen[k : k + 1]).min() for k in range(1, num_labels + 1))
-    assert nearest > separation
-
-
-def test_colors_of_a_class_do_not_depend_on_the_number_of_classes():
-    np.testing.assert_array_equal(color_map(30)[:9], color_map(9))
-    np.testing.assert_array_equal(color_map(3), [[0, 114, 178], [230, 159, 0], [0, 158, 115]])
-
-
-def test_given_palette_is_kept():
-    np.testing.assert_array_equal(
-        color_map(2, [[1, 2, 3], [4, 5, 6], [7, 8, 9]]), [[1, 2, 3], [4, 5, 6]]
-    )
-    with pytest.raises(InputError, match="at least 4 colours, got 3"):
-        color_map(4, [[0, 0, 0]] * 3)
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
-def test_colorize_paints_void_black(dtype):
-    painted = np.array(colorize(np.array([[0, 1], [255, 2]], dtype=dtype), COLORS))
-    np.testing.assert_array_equal(painted, [[[10, 20, 30], [200, 100, 0]], [[0, 0, 0], [0, 0, 0]]])
-
-
-def test_overlay_blends_classes_and_spares_void():
-    image = np.full((1, 3, 3), 100, dtype=np.uint8)
-    blended = overlay(Image.fromarray(image), np.array([[0, 1, 255]]), COLORS, alpha=0.5)
-    np.testing.assert_array_equal(
-        np.array(blended), [[[55, 60, 65], [150, 100, 50], [100, 100, 100]]]
-    )
-    only_color = overlay(image, np.array([[0, 1, 255]]), COLORS, alpha=1.0)
-    np.testing.assert_array_equal(np.array(only_color)[0, :2], COLORS)
-
-
-def test_overlay_names_bad_input():
-    image = np.zeros((2, 3, 3), dtype=np.uint8)
-    with pytest.raises(InputError, match=r"size \[2, 3\], got \[3, 2\]"):
-        overlay(image, np.zeros((3, 2), dtype=int), COLORS)
-    with pytest.raises(InputError, match=r"alpha in 0\.\.1, got 1\.5"):
-        overlay(image, np.zeros((2, 3), dtype=int), COLORS, alpha=1.5)
 
 
 def test_class_bars_are_grouped_and_ranked():
@@ -247,3 +183,15 @@ def test_sample_grid_names_bad_input():
         sample_grid([], [], [], COLORS, ["a", "b"])
     with pytest.raises(InputError, match=r"size \[2, 3\], got \[3, 2\]"):
         sample_grid([image], [label], [label.T], COLORS, ["a", "b"])
+
+
+@pytest.mark.parametrize("num_labels", [1, 4, 13, 150, 171])
+def test_legend_is_readable_and_complete(num_labels):
+    names = [f"{'a class with a very long name ' * (i % 3)}{i}" for i in range(num_labels)]
+    colors = color_map(num_labels)
+    figure = plot_legend(colors, names)
+    assert_readable(figure)
+    handles = figure.legends[0].legend_handles
+    np.testing.assert_allclose([handle.get_facecolor()[:3] for handle in handles], colors / 255)
+    with pytest.raises(InputError, match=f"expected {num_labels} class names, got 0"):
+        plot_legend(colors, [])

@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from aucseg_hf.colors import color_map
 from aucseg_hf.data.advice import BankAdvice
 from aucseg_hf.data.statistics import ClassStatistics
-from aucseg_hf.plotting import color_map
 
 _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 _MOST_NAMED = 20
