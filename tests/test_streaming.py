@@ -71,12 +71,12 @@ def shards(module_pairs, tmp_path_factory):
     return write_parquet(module_pairs, tmp_path_factory.mktemp("shards") / "parquet")
 
 
-def stream_of(folder, **options):
+def stream_of(folder, count=COUNT, **options):
     shards = load_benchmark(folder, streaming=True)
     options = {"augmentation": TrainAugmentation((32, 32)), "shuffle_buffer": 5, **options}
     return SegmentationStream(
         shards["train"],
-        COUNT,
+        count,
         shards.info.label_rule,
         SegformerImageProcessor(),
         split="train",
