@@ -37,7 +37,9 @@ def run(main: Callable[[list[str]], None]) -> int:
 def _sentence(error: InputError) -> str:
     """The message; a data loader's worker wraps it in the text of its traceback."""
     text = str(error)
-    return text.rpartition("InputError: ")[2].strip() if text.startswith("Caught ") else text
+    if not text.startswith("Caught "):
+        return text
+    return text.rpartition(f"{type(error).__name__}: ")[2].strip()
 
 
 def parse_with_recipe(

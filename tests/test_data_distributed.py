@@ -27,7 +27,7 @@ def train(kind, data, folder, batch_size, ranks, **options):
     """Trains eight steps on a data set; returns the names of each step on this rank."""
     augmentation = TrainAugmentation((32, 32))
     if kind == "streaming":
-        dataset = stream_of(data / "shards", batch_size=batch_size, num_processes=ranks)
+        dataset = stream_of(data / "shards", COUNT, batch_size=batch_size, num_processes=ranks)
     else:
         dataset = dataset_of(data / "pairs", augmentation=augmentation)
     if kind == "repeat_factor":
