@@ -93,7 +93,12 @@ def test_decisions_equal_brute_force(rows, columns, num_labels, height, batch_si
     calls.clear()
     labels, confidence = decide([View(logits_of, rows, columns, batch_size)], confidence=True)
     asked = [corner for call in calls for corner in call]
-    assert sorted(asked) == [(top, left) for top in rows.starts for left in columns.starts]
+    # Where the image is enlarged and windows are tiny, one may hold no pixel of the result.
+    tops, lefts = (
+        [start for start, span in zip(axis.starts, axis.spans, strict=True) if len(span)]
+        for axis in (rows, columns)
+    )
+    assert sorted(asked) == [(top, left) for top in tops for left in lefts]
     assert max(map(len, calls)) <= batch_size
     best = expected.topk(min(2, num_labels), dim=1).values
     clear = (best[:, 0] - best[:, -1] > 1e-5).numpy() | (num_labels == 1)
