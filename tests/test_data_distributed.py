@@ -40,7 +40,6 @@ def train(kind, data, folder, batch_size, ranks, **options):
         max_steps=8,
         per_device_train_batch_size=batch_size,
         dataloader_num_workers=2 if kind == "streaming" else 0,
-        accelerator_config={"dispatch_batches": False},
         save_strategy="steps",
         save_steps=STOP,
         tail_classes=["3"],

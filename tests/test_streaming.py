@@ -226,7 +226,6 @@ def train_on_stream(shards, folder, workers=0, **options):
         "max_steps": 12,  # epochs of 6 steps
         "per_device_train_batch_size": 2,
         "dataloader_num_workers": workers,
-        "accelerator_config": {"dispatch_batches": False},
         "save_strategy": "steps",
         "save_steps": 1,
         "logging_steps": 1,

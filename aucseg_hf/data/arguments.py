@@ -131,14 +131,14 @@ def load_training_data(data: DataArguments, args: AUCSegTrainingArguments) -> Tr
     Args:
         data: What to load.
         args: Its seed keys the augmentation, its tail classes replace those that follow from the
-            data. For a stream, `accelerator_config.dispatch_batches` is set to False.
+            data.
 
     Raises:
         InputError: If the data or an option cannot be used.
     """
     check_choice("sampling", data.sampling, ("uniform", "repeat_factor"))
     if data.streaming:
-        _prepare_for_stream(data, args)
+        _check_stream(data, args)
     train, val, info = _open(data)
     named_tail = [info.class_id(name) for name in args.tail_classes or ()]
     tail = named_tail or info.tail_classes
@@ -168,13 +168,11 @@ def load_training_data(data: DataArguments, args: AUCSegTrainingArguments) -> Tr
     return TrainingData(train_dataset, eval_dataset, info, statistics, processor)
 
 
-def _prepare_for_stream(data: DataArguments, args: AUCSegTrainingArguments) -> None:
+def _check_stream(data: DataArguments, args: AUCSegTrainingArguments) -> None:
     if data.sampling == "repeat_factor":
         raise InputError("a stream cannot repeat images: leave out --streaming or --sampling")
     if args.auto_find_batch_size:
         raise InputError("a stream needs a fixed batch size: leave out --auto_find_batch_size")
-    # Else the main process would decode everything and hand it round, which names do not survive.
-    args.accelerator_config.dispatch_batches = False
 
 
 def _open(data: DataArguments) -> tuple[Dataset | IterableDataset, Dataset, BenchmarkInfo]:
