@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from aucseg_hf.losses import SegmentationLoss, SegmentationLossOutput
+from aucseg_hf.losses import SegmentationLoss
+from aucseg_hf.semantic_forward import SemanticForward, SemanticOutput, training_loss
 
 
 @dataclass(frozen=True)
@@ -16,21 +17,29 @@ class MicroBatch:
 
     Attributes:
         pixel_values: [B, 3, H, W] as the first pass saw them, pasted objects included.
-        gradient: Of the loss of all micro-batches with respect to this one's logits, [B, K, h, w].
-        terms: Loss of all micro-batches, detached.
+        labels: [B, H, W], likewise.
+        gradients: Of the loss of all micro-batches with respect to this one's logits, [B, K, h, w],
+            and its auxiliary logits.
+        loss: Loss of all micro-batches, detached, without own losses of models.
+        parts: Its parts, by name.
         random_state: Of the CPU and, where there is one, the accelerator, before the forward pass.
     """
 
     pixel_values: torch.Tensor
-    gradient: torch.Tensor
-    terms: SegmentationLossOutput
+    labels: torch.Tensor
+    gradients: tuple[torch.Tensor, ...]
+    loss: torch.Tensor
+    parts: dict[str, torch.Tensor]
     random_state: tuple[torch.Tensor, torch.Tensor | None]
 
-    def forward(self, model: nn.Module, num_micro_batches: int) -> tuple[torch.Tensor, object]:
+    def forward(
+        self, forward: SemanticForward, model: nn.Module, num_micro_batches: int
+    ) -> tuple[torch.Tensor, SemanticOutput]:
         """Runs the model again, with the dropout of the first pass.
 
         Args:
-            model: The model, in training mode.
+            forward: Runs the model.
+            model: The model, in training mode, or its wrapper.
             num_micro_batches: By which the caller will divide the loss.
 
         Returns:
@@ -38,12 +47,17 @@ class MicroBatch:
             this micro-batch's share, and the model's output.
         """
         _set_random_state(self.random_state, self.pixel_values.device)
-        outputs = model(pixel_values=self.pixel_values)
-        share = (outputs.logits.float() * self.gradient.float()).sum() * num_micro_batches
-        return self.terms.loss + (share - share.detach()), outputs
+        output = forward(model, self.pixel_values, self.labels)
+        shares = [
+            (logits.float() * gradient.float()).sum()
+            for logits, gradient in zip(_all_logits(output), self.gradients, strict=True)
+        ]
+        share = sum(shares) * num_micro_batches
+        return self.loss + (share - share.detach()), output
 
 
 def first_pass(
+    forward: SemanticForward,
     model: nn.Module,
     loss: SegmentationLoss,
     batches: Sequence[tuple[torch.Tensor, torch.Tensor]],
@@ -57,7 +71,8 @@ def first_pass(
     statistics are put back, as the second pass updates them.
 
     Args:
-        model: The model, in training mode.
+        forward: Runs the model.
+        model: The model, in training mode, or its wrapper.
         loss: Called once with the lists of all logits and labels.
         batches: (pixel_values, labels) of every micro-batch.
         autocast: Makes the context in which the model runs.
@@ -66,20 +81,37 @@ def first_pass(
         The micro-batches, in order.
     """
     device = batches[0][0].device
-    logits, states = [], []
+    outputs, states = [], []
     with torch.no_grad(), _kept_buffers(model):
         for pixel_values, _ in batches:
             states.append(_random_state(device))
             with autocast():
-                logits.append(model(pixel_values=pixel_values).logits)
-    leaves = [scores.detach().requires_grad_() for scores in logits]
-    terms = loss(leaves, [labels for _, labels in batches])
-    gradients = torch.autograd.grad(terms.loss, leaves)
-    detached = SegmentationLossOutput(*(term.detach() for term in terms))
+                outputs.append(_leaves(forward(model, pixel_values)))
+    total, parts = training_loss(
+        loss, outputs, [labels for _, labels in batches], forward.auxiliary_loss_weight
+    )
+    leaves = [logits for output in outputs for logits in _all_logits(output)]
+    # Auxiliary logits of weight 0 are not in the loss.
+    gradients = iter(torch.autograd.grad(total, leaves, materialize_grads=True))
     return [
-        MicroBatch(pixel_values, gradient, detached, state)
-        for (pixel_values, _), gradient, state in zip(batches, gradients, states, strict=True)
+        MicroBatch(
+            *batch,
+            tuple(next(gradients) for _ in _all_logits(output)),
+            total.detach(),
+            parts,
+            state,
+        )
+        for batch, output, state in zip(batches, outputs, states, strict=True)
     ]
+
+
+def _all_logits(output: SemanticOutput) -> tuple[torch.Tensor, ...]:
+    return output.logits, *output.auxiliary_logits
+
+
+def _leaves(output: SemanticOutput) -> SemanticOutput:
+    logits, *auxiliary = (x.detach().requires_grad_() for x in _all_logits(output))
+    return SemanticOutput(logits, tuple(auxiliary))
 
 
 @contextmanager

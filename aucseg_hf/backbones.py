@@ -2,24 +2,42 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import nn
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModelForSemanticSegmentation,
+    AutoModelForUniversalSegmentation,
     BaseImageProcessor,
     PreTrainedConfig,
     PreTrainedModel,
+    Sapiens2HeadConfig,
     SegformerImageProcessor,
 )
 from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES as SUPPORTED_TYPES,
+    MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES as SEMANTIC_TYPES,
 )
 
 from aucseg_hf.configuration_aucseg import SEGFORMER_SIZES, AUCSegConfig, resolve_settings
 from aucseg_hf.errors import InputError
+from aucseg_hf.image_sizes import ImageSizes
 from aucseg_hf.modeling_aucseg import AUCSegForSemanticSegmentation
+
+# Models of mask classification, which have an own loss.
+MASK_TYPES = ("mask2former", "maskformer", "eomt", "eomt_dinov3")
+_HEADS = ("ForSemanticSegmentation", "ForUniversalSegmentation", "ForInstanceSegmentation")
+# Types of which every parameter reaches the logits.
+_TYPES_WITHOUT_SPARE_PARAMETERS = (
+    "segformer",
+    "sapiens2",
+    "mobilevit",
+    "mobilevitv2",
+    "eomt",
+    "eomt_dinov3",
+)
 
 
 def load_model(
@@ -56,11 +74,7 @@ def load_model(
             )
         )
     config = load_config(name_or_path)
-    if config.model_type not in SUPPORTED_TYPES:
-        raise InputError(
-            f"cannot train {config.model_type} from {name_or_path}: "
-            f"expected one of {sorted(SUPPORTED_TYPES)}"
-        )
+    check_model_type(config)
     if _is_segmentation_model(config) and config.num_labels != len(id2label) and not replace_head:
         raise InputError(
             f"{name_or_path} has {config.num_labels} classes but the data has {len(id2label)}: "
@@ -69,12 +83,13 @@ def load_model(
     settings = {**(getattr(config, "aucseg", None) or {}), "palette": palette}
     if config.num_labels != len(id2label):
         settings.pop("tail_classes", None)  # ids of other classes
-    if config.model_type == "segformer":
-        config = AUCSegConfig.from_pretrained(name_or_path)
+    if not _is_segmentation_model(config):
+        _complete_head(config)
     config.id2label, config.label2id = id2label, label2id
     config.aucseg = resolve_settings(settings, len(id2label))
-    model = _model_class(config).from_pretrained(
-        name_or_path, config=config, ignore_mismatched_sizes=True
+    # A checkpoint in half precision would be trained in half precision, its optimizer included.
+    model = _load_weights(
+        name_or_path, config=config, dtype=torch.float32, ignore_mismatched_sizes=True
     )
     _repair_batch_norm(model)
     return model
@@ -87,28 +102,32 @@ def load_trained_model(name_or_path: str) -> PreTrainedModel:
         InputError: If nothing can be loaded from there or it is not a segmentation checkpoint.
     """
     config = load_config(name_or_path)
+    check_model_type(config)
     if not _is_segmentation_model(config):
         raise InputError(
             f"expected a semantic segmentation checkpoint in {name_or_path}, "
             f"got {config.architectures}"
         )
-    return _model_class(config).from_pretrained(name_or_path).eval()
+    return _load_weights(name_or_path, config=config).eval()
 
 
-def load_config(name_or_path: str) -> AutoConfig:
-    """Reads a checkpoint's configuration.
+def load_config(name_or_path: str) -> PreTrainedConfig:
+    """Reads a checkpoint's configuration, SegFormer's with the settings of the method.
 
     Raises:
         InputError: If there is none.
     """
     try:
-        return AutoConfig.from_pretrained(name_or_path)
+        config = AutoConfig.from_pretrained(name_or_path)
     except (OSError, ValueError) as error:
         where = "the folder" if Path(name_or_path).is_dir() else "a folder, or on the Hub,"
         raise InputError(
             f"cannot load a model from {name_or_path}: expected {where} to hold a transformers "
             f"checkpoint, or one of the sizes {list(SEGFORMER_SIZES)}"
         ) from error
+    if config.model_type == "segformer":
+        return AUCSegConfig.from_pretrained(name_or_path)
+    return config
 
 
 def load_image_processor(name_or_path: str) -> BaseImageProcessor:
@@ -123,27 +142,81 @@ def load_image_processor(name_or_path: str) -> BaseImageProcessor:
         processor = AutoImageProcessor.from_pretrained(name_or_path)
     except OSError:
         return SegformerImageProcessor(do_resize=False)
-    for switch in ("do_resize", "do_center_crop", "do_reduce_labels"):
+    for switch in ("do_resize", "do_center_crop", "do_reduce_labels", "do_pad"):
         if getattr(processor, switch, None):
             setattr(processor, switch, False)
     return processor
 
 
+def image_sizes_of(name_or_path: str) -> ImageSizes:
+    """The image sizes that a model, by name, can be trained on.
+
+    Raises:
+        InputError: If there is no such model.
+    """
+    if name_or_path in SEGFORMER_SIZES:
+        return ImageSizes()
+    return ImageSizes.from_config(load_config(name_or_path))
+
+
+def check_model_type(config: PreTrainedConfig) -> None:
+    """Checks that models of this type can be trained.
+
+    Raises:
+        InputError: If they cannot.
+    """
+    if config.model_type in SEMANTIC_TYPES or config.model_type in MASK_TYPES:
+        return
+    reason = " (it needs text inputs)" if config.model_type == "oneformer" else ""
+    raise InputError(
+        f"cannot train or run a model of type {config.model_type}{reason}: "
+        f"expected one of {', '.join(sorted([*SEMANTIC_TYPES, *MASK_TYPES]))}"
+    )
+
+
+def has_spare_parameters(config: PreTrainedConfig) -> bool:
+    """Whether some parameters do not reach the logits, like BEiT's last blocks.
+
+    DistributedDataParallel then needs `find_unused_parameters`.
+    """
+    return config.model_type not in _TYPES_WITHOUT_SPARE_PARAMETERS
+
+
 def ignore_index_of(config: PreTrainedConfig) -> int:
-    """The label that a model's configuration ignores; UPerNet has its own name for it."""
-    for name in ("semantic_loss_ignore_index", "loss_ignore_index"):
+    """The label that a model's configuration ignores, whatever its type calls it."""
+    for name in ("semantic_loss_ignore_index", "loss_ignore_index", "ignore_value"):
         if hasattr(config, name):
             return getattr(config, name)
     return 255
 
 
-def _is_segmentation_model(config: AutoConfig) -> bool:
-    return any(name.endswith("ForSemanticSegmentation") for name in config.architectures or ())
+def _is_segmentation_model(config: PreTrainedConfig) -> bool:
+    return any(name.endswith(_HEADS) for name in config.architectures or ())
 
 
-def _model_class(config: AutoConfig) -> type:
-    native = config.model_type == "segformer"
-    return AUCSegForSemanticSegmentation if native else AutoModelForSemanticSegmentation
+def _complete_head(config: PreTrainedConfig) -> None:
+    """Sets what the configuration of an encoder leaves open and its segmentation head needs."""
+    if config.model_type == "beit" and len(config.out_indices) != 4:
+        # The published blocks of the base size, of 12.
+        config.out_indices = [config.num_hidden_layers * i // 12 for i in (3, 5, 7, 11)]
+    if config.model_type == "sapiens2":
+        # As in the published models, which have stride 4.
+        config.head_config = Sapiens2HeadConfig(
+            upsample_out_channels=[768, 768], conv_out_channels=[768, 768]
+        )
+
+
+def _load_weights(name_or_path: str, config: PreTrainedConfig, **options: Any) -> PreTrainedModel:
+    if config.model_type == "segformer":
+        model_class = AUCSegForSemanticSegmentation
+    elif config.model_type in MASK_TYPES:
+        model_class = AutoModelForUniversalSegmentation
+    else:
+        model_class = AutoModelForSemanticSegmentation
+    try:
+        return model_class.from_pretrained(name_or_path, config=config, **options)
+    except OSError as error:
+        raise InputError(f"cannot load weights from {name_or_path}: {error}") from error
 
 
 def _repair_batch_norm(model: nn.Module) -> None:

@@ -9,8 +9,8 @@ import torch
 from matplotlib.figure import Figure
 
 from aucseg_hf.cli import whole_file
+from aucseg_hf.colors import colorize
 from aucseg_hf.memory_bank import TailMemoryBank
-from aucseg_hf.plotting import colorize
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 

@@ -21,14 +21,23 @@ def run(main: Callable[[list[str]], None]) -> int:
     """Runs a script's main function.
 
     Returns:
-        The exit status: 0, or 2 after printing the sentence of an `InputError`.
+        The exit status: 0, 2 after printing the sentence of an `InputError`, 130 after Ctrl-C.
     """
     try:
         main(sys.argv[1:])
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_sentence(error)}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt as interrupt:
+        print(str(interrupt) or "interrupted", file=sys.stderr)
+        return 130
     return 0
+
+
+def _sentence(error: InputError) -> str:
+    """The message; a data loader's worker wraps it in the text of its traceback."""
+    text = str(error)
+    return text.rpartition("InputError: ")[2].strip() if text.startswith("Caught ") else text
 
 
 def parse_with_recipe(
@@ -56,7 +65,9 @@ def parse_with_recipe(
         recipe: Path | None = Path(arguments.pop(0))
     else:
         recipe = default_recipe(arguments)
-    parser = HfArgumentParser(types)
+    parser = HfArgumentParser(types, usage="%(prog)s [RECIPE.yaml] [--name value ...]")
+    for kind in types:
+        _show_first(parser, getattr(kind, "help_groups", {}))
     names = [field.name for kind in types for field in fields(kind) if field.init]
     parser.set_defaults(**defaults)
     if recipe is not None:
@@ -65,6 +76,18 @@ def parse_with_recipe(
         return parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
     except (ValueError, TypeError) as error:
         raise InputError(str(error)) from error
+
+
+def _show_first(parser: HfArgumentParser, groups: Mapping[str, Sequence[str]]) -> None:
+    """Shows some options in groups of their own, before the many of TrainingArguments."""
+    options = parser._optionals
+    for title, names in groups.items():
+        group = parser.add_argument_group(title)
+        chosen = [action for action in options._group_actions if action.dest in names]
+        for action in chosen:
+            options._group_actions.remove(action)
+            group._group_actions.append(action)
+    parser._action_groups.sort(key=lambda group: group is options)
 
 
 def read_recipe(path: Path, names: Sequence[str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 
 from aucseg_hf.cli import whole_file
 from aucseg_hf.errors import InputError, check_choice
-from aucseg_hf.inference import model_logits
+from aucseg_hf.semantic_forward import semantic_logits
 
 FORMATS = ("onnx", "torch_export")
 # Below this SegFormer's attention has feature maps of one row, which are traced as a special case.
@@ -24,7 +24,7 @@ class _Logits(nn.Module):
         self.model = model
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        return model_logits(self.model, pixel_values)
+        return semantic_logits(self.model, pixel_values)
 
 
 def export_model(

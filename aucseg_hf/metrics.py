@@ -1,30 +1,30 @@
-"""Evaluation of semantic segmentation: streaming confusion matrix, pixel AUC, text report."""
+"""Measures of semantic segmentation over a whole data set, gathered batch by batch."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from aucseg_hf.boundary_iou import boundary_counts
 from aucseg_hf.errors import InputError
+from aucseg_hf.image_counts import ImageCounts
 from aucseg_hf.pixel_auc import ScoreHistograms
 
-# Per-image IoU is summed in fixed point so that sums over ranks are exact in any order.
-_FIXED_POINT = 2**32
 _CHUNK_PIXELS = 2**21
 
 
 class SegmentationMetrics:
     """Segmentation measures of a whole data set, gathered batch by batch.
 
-    All state is int64 counters, so merging over parts of the data set or over processes is exact.
+    All state is integer counts, so merging over parts of the data set or over processes is exact.
     Names and values equal those of ``evaluate``'s ``mean_iou``: a class that neither labels nor
     predictions contain has IoU NaN, a class that no label contains has accuracy NaN, and means
-    leave NaN out. Counters live on the device of the latest predictions.
+    leave NaN out. Counters live on the device of the latest predictions, except the small ones of
+    single images.
 
     Example:
         >>> metrics = SegmentationMetrics(num_labels=3, groups={"head": [0], "tail": [1, 2]})
@@ -44,9 +44,12 @@ class SegmentationMetrics:
         pixel_auc: Whether logits, where given, also feed the pixel AUC (8 * K**2 * 512 bytes).
         max_scores: Scores (pixels times classes) per image that the pixel AUC reads, None for all.
             :class:`~aucseg_hf.pixel_auc.ScoreHistograms` describes the sample of larger images.
+        boundary_iou: Whether to measure boundary IoU too.
 
     Attributes:
         confusion: int64 tensor [K, K] of pixels: row label, column prediction.
+        images: Counts of every image, for measures of single images and for
+            :mod:`aucseg_hf.bootstrap`.
 
     Raises:
         InputError: A group holds an id outside 0..K-1, or ``num_labels`` is below 2.
@@ -60,6 +63,7 @@ class SegmentationMetrics:
         *,
         pixel_auc: bool = True,
         max_scores: int | None = 2**20,
+        boundary_iou: bool = False,
     ) -> None:
         if num_labels < 2:
             raise InputError(f"expected num_labels >= 2, got {num_labels}")
@@ -75,12 +79,15 @@ class SegmentationMetrics:
                     )
         self.pixel_auc = pixel_auc
         self.max_scores = max_scores
+        self.boundary_iou = boundary_iou
         self.reset()
 
     def reset(self) -> None:
         """Forget everything seen so far."""
         self.confusion = torch.zeros(self.num_labels, self.num_labels, dtype=torch.int64)
-        self._image_iou = torch.zeros(2, dtype=torch.int64)  # sum in fixed point, images
+        self.images = ImageCounts(self.num_labels)
+        # Pixels in both boundaries, in the label's, in the prediction's.
+        self._boundary = torch.zeros(3, self.num_labels, dtype=torch.int64)
         self._scores: ScoreHistograms | None = None
 
     def update(self, predictions_or_logits: Tensor, labels: Tensor) -> None:
@@ -100,12 +107,10 @@ class SegmentationMetrics:
         labels = torch.as_tensor(labels, device=output.device)
         is_logits = output.is_floating_point()
         self._check_shapes(output, labels, is_logits)
-        labels = labels.long()
         void = labels == self.ignore_index
-        self._check_ids(labels.masked_fill(void, 0), "labels")
+        labels = self._checked_ids(labels, void, "labels")
         if not is_logits:
-            output = output.long()
-            self._check_ids(output.masked_fill(void, 0), "predictions")
+            output = self._checked_ids(output, void, "predictions")
         elif not bool(torch.isfinite(output).all()):
             raise InputError("expected finite logits, got NaN or infinity; has training diverged?")
         self._move(output.device)
@@ -113,7 +118,9 @@ class SegmentationMetrics:
             prediction = upsampled_argmax(image, label.shape) if is_logits else image
             self._count(prediction, label, ignored)
             if is_logits and self.pixel_auc:
-                self._histograms().update(image, label.masked_fill(ignored, self.num_labels))
+                self._histograms().update(
+                    image, label.long().masked_fill_(ignored, self.num_labels)
+                )
 
     def merge(self, other: "SegmentationMetrics") -> None:
         """Add what ``other`` has counted, as if this object had seen its images too.
@@ -122,20 +129,23 @@ class SegmentationMetrics:
             other: Metrics with the same classes; left unchanged.
 
         Raises:
-            InputError: ``other`` has another ``num_labels`` or ``ignore_index``.
+            InputError: ``other`` has another ``num_labels``, ``ignore_index`` or ``boundary_iou``.
         """
-        for name in ("num_labels", "ignore_index"):
+        for name in ("num_labels", "ignore_index", "boundary_iou"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 raise InputError(f"expected metrics with {name} {mine} to merge, got {theirs}")
         device = self.confusion.device
         self.confusion += other.confusion.to(device)
-        self._image_iou += other._image_iou.to(device)
+        self._boundary += other._boundary.to(device)
+        self.images.merge(other.images)
         if other._scores is not None:
             self._histograms().counts += other._scores.counts.to(device)
 
     def all_reduce(self, process_group: dist.ProcessGroup | None = None) -> None:
         """Sum the counters over all ranks, so that each rank computes the measures of all images.
+
+        The counts of single images are gathered in the order of the ranks.
 
         Does nothing when ``torch.distributed`` is not initialised. Call it once, after the last
         update: a second call would count everything again. A rank that saw no image may take part.
@@ -150,7 +160,8 @@ class SegmentationMetrics:
         has_scores = torch.tensor(int(self._scores is not None), device=self.confusion.device)
         dist.all_reduce(has_scores, group=process_group)
         dist.all_reduce(self.confusion, group=process_group)
-        dist.all_reduce(self._image_iou, group=process_group)
+        dist.all_reduce(self._boundary, group=process_group)
+        self.images.all_gather(process_group)
         if has_scores:
             dist.all_reduce(self._histograms().counts, group=process_group)
 
@@ -161,11 +172,15 @@ class SegmentationMetrics:
             A dictionary of floats in 0..1, NaN where undefined, unless another type is named:
 
             - ``mean_iou``, ``mean_accuracy``, ``overall_accuracy``, ``frequency_weighted_iou``;
-            - ``mean_iou_image``: mean over images of the mean IoU within the image;
+            - ``mean_iou_image``: mean over images of the mean IoU over the classes that the
+              image's labels contain;
             - ``per_category_iou``, ``per_category_accuracy`` (the recall),
               ``per_category_precision``: float64 arrays [K];
             - ``per_category_pixels``: int64 array [K] of labelled pixels;
             - ``mean_iou_<group>`` and ``mean_accuracy_<group>`` for every group;
+
+            where ``boundary_iou`` is set, ``mean_boundary_iou``, ``mean_boundary_iou_<group>`` and
+            ``per_category_boundary_iou``, float64 array [K];
 
             and, where logits were given:
 
@@ -177,15 +192,16 @@ class SegmentationMetrics:
         """
         confusion = self.confusion.cpu().double()
         hit, labelled, predicted = confusion.diag(), confusion.sum(dim=1), confusion.sum(dim=0)
-        iou = _class_iou(confusion)
+        iou = hit / (labelled + predicted - hit)
         accuracy = hit / labelled
-        image_sum, images = self._image_iou.tolist()
+        image_iou = [value for value in self.images.mean_iou().tolist() if not math.isnan(value)]
         result = {
             "mean_iou": iou.nanmean().item(),
             "mean_accuracy": accuracy.nanmean().item(),
             "overall_accuracy": (hit.sum() / labelled.sum()).item(),
             "frequency_weighted_iou": ((labelled * iou).nansum() / labelled.sum()).item(),
-            "mean_iou_image": image_sum / _FIXED_POINT / images if images else math.nan,
+            # fsum is exact, so the order in which ranks were gathered does not matter.
+            "mean_iou_image": math.fsum(image_iou) / len(image_iou) if image_iou else math.nan,
             "per_category_iou": iou.numpy(),
             "per_category_accuracy": accuracy.numpy(),
             "per_category_precision": (hit / predicted).numpy(),
@@ -194,6 +210,13 @@ class SegmentationMetrics:
         for name, ids in self.groups.items():
             result[f"mean_iou_{name}"] = iou[ids].nanmean().item()
             result[f"mean_accuracy_{name}"] = accuracy[ids].nanmean().item()
+        if self.boundary_iou:
+            both, in_label, in_prediction = self._boundary.cpu().double()
+            boundary = both / (in_label + in_prediction - both)
+            result["mean_boundary_iou"] = boundary.nanmean().item()
+            for name, ids in self.groups.items():
+                result[f"mean_boundary_iou_{name}"] = boundary[ids].nanmean().item()
+            result["per_category_boundary_iou"] = boundary.numpy()
         if self._scores is not None:
             matrix, bound = self._scores.auc()
             result["pixel_auc"] = matrix.nanmean().item()
@@ -204,16 +227,17 @@ class SegmentationMetrics:
         return result
 
     def _count(self, prediction: Tensor, label: Tensor, void: Tensor) -> None:
-        """Add one image, given as three maps [H, W], to the confusion matrix and the image mean."""
+        """Add one image, given as three maps [H, W], to the counters."""
         size = self.num_labels**2
-        cells = torch.add(prediction, label, alpha=self.num_labels).masked_fill_(void, size)
+        # Void pixels fall behind the K * K cells that are kept.
+        cells = torch.add(prediction, label, alpha=self.num_labels).add_(void, alpha=size)
         confusion = torch.bincount(cells.flatten(), minlength=size)[:size].view_as(self.confusion)
         self.confusion += confusion
-        if confusion.any():
-            # Classes wrongly predicted in this image count as 0; void pixels are in no union.
-            mean = _class_iou(confusion.double()).nanmean()
-            self._image_iou[0] += (mean * _FIXED_POINT).round().long()
-            self._image_iou[1] += 1
+        self.images.append(
+            torch.stack([confusion.diag(), confusion.sum(dim=1), confusion.sum(dim=0)])
+        )
+        if self.boundary_iou:
+            self._boundary += boundary_counts(prediction, label, void, self.num_labels)
 
     def _histograms(self) -> ScoreHistograms:
         """Return the score histograms, made at their first use, on the device of the counters."""
@@ -224,7 +248,7 @@ class SegmentationMetrics:
 
     def _move(self, device: torch.device | str) -> None:
         self.confusion = self.confusion.to(device)
-        self._image_iou = self._image_iou.to(device)
+        self._boundary = self._boundary.to(device)
 
     def _check_shapes(self, output: Tensor, labels: Tensor, is_logits: bool) -> None:
         if labels.ndim != 3 or labels.is_floating_point():
@@ -243,16 +267,26 @@ class SegmentationMetrics:
                 f"got {list(output.shape)}; resize them first"
             )
 
-    def _check_ids(self, ids: Tensor, name: str) -> None:
-        if ids.numel() == 0:
-            return
-        low, high = (int(bound) for bound in ids.aminmax())
-        if low < 0 or high >= self.num_labels:
-            void = f" or ignore_index {self.ignore_index}" if name == "labels" else ""
+    def _checked_ids(self, ids: Tensor, void: Tensor, name: str) -> Tensor:
+        """Return class ids as int32, in 0..K-1 also where void."""
+        outside = self._outside(ids)
+        if outside is not None:
+            ids = ids.masked_fill(void, 0)
+            outside = self._outside(ids)
+        if outside is not None:
+            void_too = f" or ignore_index {self.ignore_index}" if name == "labels" else ""
             raise InputError(
-                f"expected {name} in 0..{self.num_labels - 1}{void}, "
-                f"got {low if low < 0 else high}; check num_labels and how raw ids become class ids"
+                f"expected {name} in 0..{self.num_labels - 1}{void_too}, got {outside}; "
+                "check num_labels and how raw ids become class ids"
             )
+        return ids.int()
+
+    def _outside(self, ids: Tensor) -> int | None:
+        """Find an id outside 0..K-1, if there is one."""
+        low, high = (int(bound) for bound in ids.aminmax()) if ids.numel() else (0, 0)
+        if low < 0:
+            return low
+        return high if high >= self.num_labels else None
 
 
 def upsampled_argmax(logits: Tensor, size: Sequence[int]) -> Tensor:
@@ -278,81 +312,3 @@ def upsampled_argmax(logits: Tensor, size: Sequence[int]) -> Tensor:
         best = torch.where(better, score, best)
         winner = torch.where(better, index + start, winner)
     return winner
-
-
-def to_jsonable(value: Any) -> Any:
-    """Turn the result of :meth:`SegmentationMetrics.compute` into what ``json.dump`` takes.
-
-    Args:
-        value: Numbers, arrays and tensors, also nested in mappings and sequences.
-
-    Returns:
-        The same with lists for arrays, Python numbers, and None for NaN.
-    """
-    if isinstance(value, Mapping):
-        return {str(key): to_jsonable(item) for key, item in value.items()}
-    if isinstance(value, (np.ndarray, np.generic, Tensor)):
-        return to_jsonable(value.tolist())
-    if isinstance(value, (list, tuple)):
-        return [to_jsonable(item) for item in value]
-    if isinstance(value, float) and math.isnan(value):
-        return None
-    return value
-
-
-def format_report(
-    metrics: Mapping[str, Any],
-    class_names: Sequence[str],
-    groups: Mapping[str, Iterable[int]] | None = None,
-) -> str:
-    """Write the measures as a plain-text table for the terminal.
-
-    Args:
-        metrics: Result of :meth:`SegmentationMetrics.compute`.
-        class_names: Name of every class, in the order of the ids.
-        groups: Class ids by group name, as given to :class:`SegmentationMetrics`.
-
-    Returns:
-        One line per class (id, name, group, share of labelled pixels, IoU, accuracy), then one line
-        for all classes and one per group; all numbers but the pixel AUC (0..1) in percent.
-
-    Raises:
-        InputError: The number of names is not the number of classes.
-    """
-    iou = metrics["per_category_iou"]
-    if len(class_names) != len(iou):
-        raise InputError(f"expected {len(iou)} class names, got {len(class_names)}")
-    group_of = {int(i): name for name, ids in (groups or {}).items() for i in ids}
-    pixels = metrics["per_category_pixels"]
-    share = pixels / max(1, pixels.sum())
-    name_width = max(len("class"), *(len(name) for name in class_names))
-    group_width = max(len("group"), *(len(name) for name in group_of.values()), 0)
-
-    def cell(value: float) -> str:
-        return f"{'-':>9}" if math.isnan(value) else f"{100 * value:>9.2f}"
-
-    header = f"{'id':>4}  {'class':<{name_width}}  {'group':<{group_width}}"
-    header += f"{'pixels %':>9}{'IoU %':>9}{'acc %':>9}"
-    lines = [header, "-" * len(header)]
-    for i, name in enumerate(class_names):
-        row = f"{i:>4}  {name:<{name_width}}  {group_of.get(i, ''):<{group_width}}"
-        lines.append(
-            row + cell(share[i]) + cell(iou[i]) + cell(metrics["per_category_accuracy"][i])
-        )
-
-    width = max(len("overall"), *(len(name) for name in groups or ()), 0)
-    lines += [lines[1], f"{'':<{width}}{'mIoU %':>9}{'mAcc %':>9}{'pixel AUC':>11}"]
-    for name in ("overall", *(groups or ())):
-        suffix = "" if name == "overall" else f"_{name}"
-        auc = metrics.get(f"pixel_auc{suffix}", math.nan)
-        row = cell(metrics[f"mean_iou{suffix}"]) + cell(metrics[f"mean_accuracy{suffix}"])
-        row += f"{'-':>11}" if math.isnan(auc) else f"{auc:>11.4f}"
-        lines.append(f"{name:<{width}}{row}")
-    lines.append(f"overall accuracy{cell(metrics['overall_accuracy'])} %")
-    return "\n".join(lines)
-
-
-def _class_iou(confusion: Tensor) -> Tensor:
-    """Compute the IoU [K] of a float confusion matrix [K, K], NaN where the union is empty."""
-    hit = confusion.diag()
-    return hit / (confusion.sum(dim=0) + confusion.sum(dim=1) - hit)

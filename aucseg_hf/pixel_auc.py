@@ -1,14 +1,14 @@
 """Pixel-level AUC measured over a whole data set by streaming score histograms."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 NUM_BINS = 512
 _SQUASH = 4.0
-_CHUNK_SCORES = 2**20
+_CHUNK_SCORES = 2**17
 
 
 class ScoreHistograms:
@@ -52,17 +52,19 @@ class ScoreHistograms:
             labels: int64 tensor [H, W] on the same device, K where void.
         """
         limit = None if self.max_scores is None else max(1, self.max_scores // self.num_labels)
-        pixels, weights = _sample_pixels(labels.flatten(), self.num_labels, limit)
-        read_scores = _score_reader(logits, labels.shape)
-        offsets = labels.flatten()[pixels] * NUM_BINS
+        chosen, all_weights = _sample_pixels(labels.flatten(), self.num_labels, limit)
         self.counts = self.counts.to(logits.device)
         flat_counts = self.counts.view(self.num_labels, -1)
-        chunk = max(1, _CHUNK_SCORES // self.num_labels)
-        for part, offset, weight in zip(
-            pixels.split(chunk), offsets.split(chunk), weights.split(chunk), strict=True
+        for pixels, weights in zip(
+            chosen.split(_CHUNK_SCORES), all_weights.split(_CHUNK_SCORES), strict=True
         ):
-            cells = _bin(read_scores(part)).add_(offset[:, None]).t()
-            flat_counts.scatter_add_(1, cells, weight.expand_as(cells))
+            blend = _Blend.at(pixels, logits.shape[1:], labels.shape)
+            offsets = labels.flatten()[pixels] * NUM_BINS
+            # Few classes at a time, whose scores stay in the cache.
+            chunk = max(1, _CHUNK_SCORES // max(1, len(pixels)))
+            for scores, counts in zip(logits.split(chunk), flat_counts.split(chunk), strict=True):
+                cells = _bin(blend(scores.flatten(1).float())).add_(offsets)
+                counts.scatter_add_(1, cells, weights.expand_as(cells))
 
     def auc(self) -> tuple[Tensor, Tensor]:
         """Compute the one-versus-one AUC of every pair of classes.
@@ -86,27 +88,31 @@ class ScoreHistograms:
         return value, bound
 
 
-def _score_reader(logits: Tensor, size: Sequence[int]) -> Callable[[Tensor], Tensor]:
-    """Prepare to read logits [K, h, w] as if upsampled to (H, W), at chosen pixels only.
+class _Blend(NamedTuple):
+    """The four samples that bilinear upsampling blends at chosen pixels, and their shares."""
 
-    Returns:
-        A function from int64 pixel positions [M] in 0..H*W-1 to float32 scores [M, K].
-    """
-    (low_height, low_width), (height, width) = logits.shape[1:], size
-    if (low_height, low_width) == (height, width):
-        return lambda pixels: logits.flatten(1)[:, pixels].t().float()
-    table = logits.flatten(1).t().float().contiguous()
+    corners: list[Tensor]
+    shares: list[Tensor]
 
-    def read(pixels: Tensor) -> Tensor:
+    @classmethod
+    def at(cls, pixels: Tensor, low_size: Sequence[int], size: Sequence[int]) -> "_Blend":
+        """Prepare for int64 pixel positions [M] in 0..H*W-1."""
+        (low_height, low_width), (height, width) = low_size, size
         top, bottom, down = _neighbours(pixels // width, low_height, height)
         left, right, across = _neighbours(pixels % width, low_width, width)
         top, bottom = top * low_width, bottom * low_width
-        corners = torch.stack([top + left, top + right, bottom + left, bottom + right], dim=1)
         up, back = 1 - down, 1 - across
-        shares = torch.stack([up * back, up * across, down * back, down * across], dim=1)
-        return F.embedding_bag(corners, table, mode="sum", per_sample_weights=shares)
+        return cls(
+            [top + left, top + right, bottom + left, bottom + right],
+            [up * back, up * across, down * back, down * across],
+        )
 
-    return read
+    def __call__(self, scores: Tensor) -> Tensor:
+        """Read scores [C, h*w] at the chosen pixels, [C, M]."""
+        result = scores.new_zeros(len(scores), len(self.shares[0]))
+        for corner, share in zip(self.corners, self.shares, strict=True):
+            result.addcmul_(scores.index_select(1, corner), share)
+        return result
 
 
 def _neighbours(position: Tensor, low_size: int, size: int) -> tuple[Tensor, Tensor, Tensor]:

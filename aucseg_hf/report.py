@@ -1,13 +1,9 @@
 """The result of a run: a table for the terminal, report.json and plots in the output folder."""
 
 import json
-import platform
-from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from aucseg_hf.cli import whole_file
@@ -15,8 +11,9 @@ from aucseg_hf.data.benchmarks import BenchmarkInfo
 from aucseg_hf.data.dataset import SegmentationDataset
 from aucseg_hf.data.statistics import ClassStatistics
 from aucseg_hf.inference import predict
-from aucseg_hf.metrics import format_report, to_jsonable
+from aucseg_hf.metric_table import format_report, to_jsonable
 from aucseg_hf.plotting import color_map, plot_class_iou, plot_training_curves, sample_grid
+from aucseg_hf.run_record import versions
 from aucseg_hf.trainer import AUCSegTrainer
 
 _SAMPLES = 4
@@ -78,17 +75,6 @@ def write_report(
         f"{table}\n\n{seconds:.0f} s in all; checkpoint, report.json and {', '.join(figures)} "
         f"are in {folder}"
     )
-
-
-def versions() -> Mapping[str, str]:
-    """Versions of what decides a result, and the machine it was computed on."""
-    packages = ("torch", "torchvision", "transformers", "datasets", "accelerate", "aucseg-hf")
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
-    return {
-        **{name: version(name) for name in packages},
-        "python": platform.python_version(),
-        "device": device or platform.machine(),
-    }
 
 
 def _samples(

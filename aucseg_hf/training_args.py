@@ -1,18 +1,21 @@
 """AUCSegTrainingArguments: TrainingArguments with the loss, the bank and fitting defaults."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from transformers import TrainingArguments
+from transformers.utils import logging
 
 from aucseg_hf.configuration_aucseg import BANK_KEYS, LOSS_KEYS
-from aucseg_hf.errors import check_choice
+from aucseg_hf.errors import InputError, check_choice
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
 class AUCSegTrainingArguments(TrainingArguments):
-    """Arguments of `AUCSegTrainer`.
+    """Arguments of `AUCSegTrainer`: the loss, the bank, optimisation, failures.
 
     A field of the method left at None takes what `model.config.aucseg` says, else the method's
     default. These defaults differ from `TrainingArguments`: learning_rate 6e-5, weight_decay 0.01,
@@ -20,6 +23,21 @@ class AUCSegTrainingArguments(TrainingArguments):
     non-finite loss is shown instead of hidden, no columns are removed, unused parameters are not
     searched for.
     """
+
+    help_groups: ClassVar[dict[str, tuple[str, ...]]] = {
+        "loss": (*LOSS_KEYS, "auc_accumulation"),
+        "memory bank": ("memory_bank", *BANK_KEYS, "bank_picture_steps"),
+        "optimisation": (
+            "learning_rate",
+            "head_learning_rate_scale",
+            "weight_decay",
+            "ema_decay",
+            "early_stopping_patience",
+            "sync_batch_norm",
+            "channels_last",
+        ),
+        "interruptions": ("resume", "non_finite_loss"),
+    }
 
     auc_weight: float | None = field(
         default=None,
@@ -74,6 +92,46 @@ class AUCSegTrainingArguments(TrainingArguments):
         },
     )
 
+    head_learning_rate_scale: float = field(
+        default=10.0,
+        metadata={"help": "Learning rate of the head relative to the pretrained encoder's."},
+    )
+    ema_decay: float | None = field(
+        default=None,
+        metadata={
+            "help": "Decay of an average of the weights, which is then evaluated and saved; such "
+            "as 0.999."
+        },
+    )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={
+            "help": "Stop after this many evaluations without a better metric_for_best_model."
+        },
+    )
+    sync_batch_norm: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Share batch-norm statistics over GPUs; by default with several GPUs of fewer "
+            "than 8 images each."
+        },
+    )
+    channels_last: bool = field(
+        default=False,
+        metadata={"help": "Memory format channels_last, faster for convolutions on recent GPUs."},
+    )
+    resume: bool = field(
+        default=False,
+        metadata={
+            "help": "Go on from the newest whole checkpoint in output_dir; start where there is "
+            "none."
+        },
+    )
+    non_finite_loss: str = field(
+        default="stop",
+        metadata={"help": "When the loss is NaN or infinite: stop, or skip the step and count."},
+    )
+
     learning_rate: float = field(default=6e-5, metadata={"help": "Peak learning rate."})
     weight_decay: float = field(default=0.01, metadata={"help": "Weight decay."})
     logging_nan_inf_filter: bool = field(
@@ -89,10 +147,40 @@ class AUCSegTrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         """Chooses the measure of the best checkpoint; pins memory for an accelerator only."""
         check_choice("auc_accumulation", self.auc_accumulation, ("local", "exact"))
+        check_choice("non_finite_loss", self.non_finite_loss, ("stop", "skip"))
+        if self.head_learning_rate_scale <= 0:
+            raise InputError(
+                f"expected head_learning_rate_scale > 0, got {self.head_learning_rate_scale}"
+            )
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise InputError(f"expected ema_decay between 0 and 1, got {self.ema_decay}")
+        if self.hub_token is not None:
+            raise InputError(
+                "expected no hub_token, which would be saved, and pushed, with the arguments: set "
+                "the environment variable HF_TOKEN"
+            )
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
-        if self.load_best_model_at_end and self.metric_for_best_model is None:
+        wants_best = self.load_best_model_at_end or self.early_stopping_patience is not None
+        if wants_best and self.metric_for_best_model is None:
             self.metric_for_best_model = "mean_iou"
         super().__post_init__()
+        if self.early_stopping_patience is not None and self.eval_strategy == "no":
+            raise InputError(
+                "early_stopping_patience needs evaluations: set eval_strategy to steps or epoch"
+            )
+        if self.ema_decay is not None and (self.fsdp or self.deepspeed):
+            raise InputError("ema_decay needs whole weights: leave it out with FSDP or DeepSpeed")
+        if self.n_gpu > 1:
+            # Trainer would use torch's DataParallel: slow, and no global batch for the loss.
+            logger.warning(
+                "%d GPUs, of which one is used: start with accelerate launch", self.n_gpu
+            )
+            self._n_gpu = 1
+        on_cpu = self.device.type == "cpu"
+        if self.fp16 and on_cpu:
+            raise InputError("fp16 needs a GPU, Trainer would ignore it: use bf16 on a CPU")
+        if self.sync_batch_norm and on_cpu:
+            raise InputError("sync_batch_norm needs GPUs: leave it out on a CPU")
 
     def method_settings(self) -> dict[str, Any]:
         """The settings of loss and bank that were given, by their key in `config.aucseg`."""

@@ -3,34 +3,28 @@
     accelerate launch scripts/train.py
     accelerate launch scripts/train.py --dataset DIR --model b0 --max_steps 1000
     accelerate launch scripts/train.py RECIPE.yaml --learning_rate 1e-4
+    accelerate launch scripts/train.py RECIPE.yaml --resume
 
-Without a recipe and without --dataset, scripts/recipes/scenes.yaml is used: the embedded benchmark.
+Every run writes its settings to run.yaml in its output folder, a recipe that repeats it. Without a
+recipe and without --dataset, scripts/recipes/scenes.yaml is used: the embedded benchmark.
 """
 
 import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from datasets import Dataset
 from transformers import set_seed
 
-from aucseg_hf import (
-    AUCSegTrainer,
-    AUCSegTrainingArguments,
-    ClassStatistics,
-    SegmentationDataset,
-    TrainAugmentation,
-    load_benchmark,
-)
-from aucseg_hf.backbones import load_image_processor, load_model
+from aucseg_hf import AUCSegTrainer, AUCSegTrainingArguments, ClassStatistics
+from aucseg_hf.backbones import load_model
+from aucseg_hf.checkpoints import set_aside
 from aucseg_hf.cli import parse_with_recipe, run
-from aucseg_hf.data import Benchmark, BenchmarkInfo
-from aucseg_hf.errors import InputError
+from aucseg_hf.data.arguments import DataArguments, load_training_data
 from aucseg_hf.report import write_report
+from aucseg_hf.run_record import write_run_record
 
 SCENES_RECIPE = Path(__file__).parent / "recipes" / "scenes.yaml"
 DEFAULTS = {
@@ -44,38 +38,6 @@ DEFAULTS = {
 }
 
 
-@dataclass
-class DataArguments:
-    """What to train on and what to train."""
-
-    dataset: str = field(
-        default="scenes", metadata={"help": "scenes, or a folder DIR/{train,val}/{images,labels}."}
-    )
-    model: str = field(
-        default="b0",
-        metadata={"help": "SegFormer size b0..b5 from scratch, a folder, or a hub id."},
-    )
-    replace_head: bool = field(
-        default=False,
-        metadata={"help": "Accept a checkpoint with other classes, start its head anew."},
-    )
-    id2label: str | None = field(
-        default=None,
-        metadata={"help": "Class names: a JSON file or name,name,...; default DIR/id2label.json."},
-    )
-    palette: str | None = field(
-        default=None,
-        metadata={"help": "JSON file of one [r, g, b] a class; default DIR/palette.json."},
-    )
-    crop_size: list[int] | None = field(
-        default=None,
-        metadata={"help": "Training crop, side or height width; default 512, at most the image."},
-    )
-    scale: list[float] = field(
-        default_factory=lambda: [0.5, 2.0], metadata={"help": "Range of the random resize factor."}
-    )
-
-
 def main(arguments: list[str]) -> None:
     """Trains, evaluates, prints the table and writes checkpoint, report and plots."""
     data, args = parse_with_recipe(
@@ -84,27 +46,18 @@ def main(arguments: list[str]) -> None:
     started = time.perf_counter()
     _use_all_cores(args)
     set_seed(args.seed)
-    benchmark = _load(data)
-    info = benchmark.info
-    train_records, val_records = _split(benchmark, "train"), _split(benchmark, "val", "validation")
-
-    tail = [info.class_id(name) for name in args.tail_classes] if args.tail_classes else None
-    statistics = _count(train_records, info, tail, args)
-    _count(val_records, info, tail, args)  # finds wrong validation labels before training
-    model = load_model(data.model, info.id2label, info.palette, data.replace_head)
-    processor = load_image_processor(data.model)
-    augmentation = TrainAugmentation(_crop_size(data, train_records), _scale(data))
+    _make_room(args)
+    train_dataset, eval_dataset, info, statistics, processor = load_training_data(data, args)
     trainer = AUCSegTrainer(
-        model,
+        load_model(data.model, info.id2label, info.palette, data.replace_head),
         args,
         class_statistics=statistics,
         processing_class=processor,
-        train_dataset=SegmentationDataset(
-            train_records, info.label_rule, processor, augmentation, args.seed
-        ),
-        eval_dataset=SegmentationDataset(val_records, info.label_rule, processor),
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
     )
     if trainer.is_world_process_zero():
+        write_run_record(args.output_dir, (data, args), trainer.model.config.aucseg)
         _announce(trainer, statistics, data)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.evaluate()
@@ -112,6 +65,17 @@ def main(arguments: list[str]) -> None:
     trainer.save_state()
     if trainer.is_world_process_zero():
         print(write_report(trainer, info, statistics, time.perf_counter() - started))
+
+
+def _make_room(args: AUCSegTrainingArguments) -> None:
+    """Moves earlier checkpoints out of the way of a run that does not go on from them."""
+    if args.resume or args.resume_from_checkpoint or not args.should_save:
+        return
+    if aside := set_aside(args.output_dir):
+        print(
+            f"{args.output_dir} held checkpoints of an earlier run, they are in {aside} now "
+            "(with --resume, training goes on from them)"
+        )
 
 
 def _use_all_cores(args: AUCSegTrainingArguments) -> None:
@@ -123,48 +87,6 @@ def _use_all_cores(args: AUCSegTrainingArguments) -> None:
 def _default_recipe(arguments: Sequence[str]) -> Path | None:
     names = {argument.split("=")[0] for argument in arguments}
     return None if "--dataset" in names else SCENES_RECIPE
-
-
-def _load(data: DataArguments) -> Benchmark:
-    if data.dataset == "scenes":
-        return load_benchmark("scenes")
-    benchmark = load_benchmark(data.dataset, id2label=data.id2label, palette=data.palette)
-    benchmark.check_files()
-    return benchmark
-
-
-def _split(benchmark: Benchmark, *names: str) -> Dataset:
-    for name in names:
-        if name in benchmark:
-            return benchmark[name]
-    raise InputError(
-        f"expected a split {names[0]!r} in {benchmark.info.name}, got {list(benchmark)}"
-    )
-
-
-def _count(
-    records: Dataset, info: BenchmarkInfo, tail: list[int] | None, args: AUCSegTrainingArguments
-) -> ClassStatistics:
-    return ClassStatistics.from_dataset(
-        records, info.num_labels, info.ignore_index, tail, progress=args.process_index == 0
-    )
-
-
-def _crop_size(data: DataArguments, records: Dataset) -> tuple[int, int]:
-    if data.crop_size is None:
-        width, height = records[0]["image"].size
-        return min(512, height), min(512, width)
-    if not 1 <= len(data.crop_size) <= 2 or min(data.crop_size) < 32:
-        raise InputError(
-            f"expected --crop_size SIDE or HEIGHT WIDTH of >= 32, got {data.crop_size}"
-        )
-    return data.crop_size[0], data.crop_size[-1]
-
-
-def _scale(data: DataArguments) -> tuple[float, float]:
-    if len(data.scale) != 2 or not 0 < data.scale[0] <= data.scale[1]:
-        raise InputError(f"expected --scale LOW HIGH with 0 < LOW <= HIGH, got {data.scale}")
-    return data.scale[0], data.scale[1]
 
 
 def _announce(trainer: AUCSegTrainer, statistics: ClassStatistics, data: DataArguments) -> None:

@@ -70,9 +70,9 @@ def test_images_in_batches_equal_images_alone(model, processor, monkeypatch):
     seen = []
     forward = model.forward
 
-    def counted(pixel_values):
+    def counted(pixel_values, **options):
         seen.append(len(pixel_values))
-        return forward(pixel_values=pixel_values)
+        return forward(pixel_values=pixel_values, **options)
 
     monkeypatch.setattr(model, "forward", counted)
     sizes = [(64, 48), (64, 48), (64, 48), (40, 80), (64, 48)]

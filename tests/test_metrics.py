@@ -1,4 +1,3 @@
-import json
 import math
 import warnings
 
@@ -9,40 +8,20 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from metric_reference import (
+    NAN,
+    PUBLISHED_LABELS,
+    PUBLISHED_PREDICTIONS,
+    assert_published,
+    boundary_counts_by_class,
+    counted,
+    random_maps,
+    smooth_scene,
+)
 
 from aucseg_hf.errors import InputError
-from aucseg_hf.metrics import SegmentationMetrics, format_report, to_jsonable, upsampled_argmax
-from aucseg_hf.pixel_auc import NUM_BINS, ScoreHistograms
-
-NAN = math.nan
-
-
-def random_maps(seed, num_labels, shape=(3, 9, 11), void=0.1):
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(0, num_labels, shape, generator=generator)
-    wrong = torch.rand(shape, generator=generator) < 0.4
-    predictions = torch.where(
-        wrong, torch.randint(0, num_labels, shape, generator=generator), labels
-    )
-    labels[torch.rand(shape, generator=generator) < void] = 255
-    return predictions, labels
-
-
-def smooth_scene(seed, num_labels, size=64, noise=1.5):
-    """Blobs of all classes and low-resolution logits that mostly agree with them."""
-    generator = torch.Generator().manual_seed(seed)
-    field = torch.randn(1, num_labels, 8, 8, generator=generator)
-    field = F.interpolate(field, (size, size), mode="bicubic")
-    labels = field.argmax(dim=1)
-    labels[:, :2] = 255
-    logits = F.avg_pool2d(field, 4) * 2
-    return logits + noise * torch.randn(logits.shape, generator=generator), labels
-
-
-def counted(predictions_or_logits, labels, num_labels, **options):
-    metrics = SegmentationMetrics(num_labels, **options)
-    metrics.update(predictions_or_logits, labels)
-    return metrics.compute()
+from aucseg_hf.metric_table import format_report
+from aucseg_hf.metrics import SegmentationMetrics, upsampled_argmax
 
 
 def assert_same(first, second):
@@ -52,22 +31,10 @@ def assert_same(first, second):
 
 
 def test_equals_the_published_example_of_evaluate_mean_iou():
-    pairs = [
-        ([[1, 2], [3, 4], [5, 255]], [[0, 3], [5, 4], [6, 255]]),
-        ([[2, 7], [9, 2], [3, 6]], [[1, 7], [9, 2], [3, 6]]),
-        ([[2, 2, 3], [8, 2, 4], [3, 255, 2]], [[1, 2, 2], [8, 2, 1], [3, 255, 1]]),
-    ]
     metrics = SegmentationMetrics(num_labels=10)
-    for predictions, labels in pairs:
+    for predictions, labels in zip(PUBLISHED_PREDICTIONS, PUBLISHED_LABELS, strict=True):
         metrics.update(torch.tensor([predictions]), torch.tensor([labels]))
-    result = metrics.compute()
-    assert result["mean_iou"] == pytest.approx(0.4775)
-    assert result["mean_accuracy"] == pytest.approx(0.5916666666666666)
-    assert result["overall_accuracy"] == pytest.approx(0.5263157894736842)
-    np.testing.assert_allclose(result["per_category_iou"], [0, 0, 0.375, 0.4, 0.5, 0, 0.5, 1, 1, 1])
-    np.testing.assert_allclose(
-        result["per_category_accuracy"], [0, 0, 0.75, 2 / 3, 1, 0, 0.5, 1, 1, 1]
-    )
+    assert_published(metrics.compute())
 
 
 def test_hand_computed_values():
@@ -84,8 +51,8 @@ def test_hand_computed_values():
     assert result["mean_iou"] == pytest.approx((4 / 5 + 1 / 3 + 0) / 3)
     assert result["overall_accuracy"] == pytest.approx(5 / 7)
     assert result["frequency_weighted_iou"] == pytest.approx(5 / 7 * 4 / 5 + 2 / 7 / 3)
-    # First image: 2/3 and 1/2; second image: 1 for class 0, 0 for classes 1 and 2.
-    assert result["mean_iou_image"] == pytest.approx(((2 / 3 + 1 / 2) / 2 + 1 / 3) / 2)
+    # First image: 2/3 and 1/2; second image, which has no label of class 2: 1 and 0.
+    assert result["mean_iou_image"] == pytest.approx(((2 / 3 + 1 / 2) / 2 + 1 / 2) / 2)
     assert result["mean_iou_head"] == pytest.approx(4 / 5)
     assert result["mean_iou_middle"] == pytest.approx(1 / 6)
     assert result["mean_accuracy_middle"] == pytest.approx(1 / 2)
@@ -154,131 +121,22 @@ def test_argmax_takes_the_first_of_equal_classes():
     assert torch.equal(upsampled_argmax(torch.zeros(3, 2, 2), (4, 4)), torch.zeros(4, 4).long())
 
 
-def exact_auc_matrix(logits, labels, num_labels):
-    """One-versus-one AUC of the upsampled logits by comparing every pair of pixels."""
-    scores = F.interpolate(logits.double(), labels.shape[1:], mode="bilinear")
-    scores, truth = scores.movedim(1, -1).flatten(0, 2), labels.flatten()
-    matrix = torch.full((num_labels, num_labels), NAN, dtype=torch.float64)
-    for c in range(num_labels):
-        for other in set(range(num_labels)) - {c}:
-            difference = scores[truth == c, c][:, None] - scores[truth == other, c]
-            wins = (difference > 0).double() + (difference == 0).double() / 2
-            matrix[c, other] = wins.mean() if wins.numel() else NAN
-    return matrix.numpy()
-
-
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("spread", [0.1, 1, 30])
-def test_pixel_auc_is_within_its_error_bound(seed, spread):
-    logits, labels = smooth_scene(seed, num_labels=5)
-    labels[labels == 3] = 255
-    logits *= spread
-    metrics = SegmentationMetrics(5, groups={"head": [0, 1], "tail": [3, 4]}, max_scores=None)
-    metrics.update(logits, labels)
-    result = metrics.compute()
-    exact = exact_auc_matrix(logits, labels, 5)
-    assert 0.55 < np.nanmean(exact) < 0.99
-    _, bound = metrics._scores.auc()
-    error = np.abs(result["pixel_auc_matrix"] - exact)
-    np.testing.assert_array_equal(np.isnan(error), np.isnan(exact))
-    # 1e-4: float32 interpolation may carry a score over the edge of its bin.
-    assert np.all((error <= bound.numpy() + 1e-4) | np.isnan(exact))
-    assert np.nanmax(error) < (0.02 if spread == 0.1 else 0.002)
-    assert result["pixel_auc"] == pytest.approx(np.nanmean(exact), abs=2e-3)
-    assert result["pixel_auc_tail"] == pytest.approx(np.nanmean(exact[4]), abs=0.01)
-    assert result["pixel_auc_error_bound"] == pytest.approx(np.nanmean(bound.numpy()))
-
-
-def test_pixel_auc_equals_sklearn():
-    reference = pytest.importorskip("sklearn.metrics")
-    logits, labels = smooth_scene(5, num_labels=4)
-    matrix = counted(logits, labels, 4, max_scores=None)["pixel_auc_matrix"]
-    scores = F.interpolate(logits.double(), labels.shape[1:], mode="bilinear").sigmoid()[0]
-    for c in range(4):
-        for other in set(range(4)) - {c}:
-            pair = (labels[0] == c) | (labels[0] == other)
-            exact = reference.roc_auc_score(labels[0][pair] == c, scores[c][pair])
-            assert matrix[c, other] == pytest.approx(exact, abs=2e-3)
-
-
-@settings(max_examples=25, deadline=None)
-@given(
-    st.lists(
-        st.tuples(st.integers(0, 2), *[st.sampled_from([-40, -3, -1, 0, 2, 20, 25])] * 3),
-        min_size=1,
-        max_size=30,
-    )
-)
-def test_pixel_auc_is_exact_with_ties_when_distinct_scores_have_distinct_bins(pixels):
-    table = torch.tensor(pixels)
-    labels = table[:, 0].reshape(1, 1, -1)
-    logits = table[:, 1:].T.reshape(1, 3, 1, -1).float()
-    np.testing.assert_allclose(
-        counted(logits, labels, 3)["pixel_auc_matrix"],
-        exact_auc_matrix(logits, labels, 3),
-        atol=1e-12,
-    )
-
-
-def test_pixel_auc_separates_scores_whose_sigmoids_are_equal():
-    logits = torch.tensor([[[[25.0, 20.0]], [[-25.0, -20.0]]]])
-    assert torch.equal(logits.sigmoid()[0, 0, 0, 0], logits.sigmoid()[0, 0, 0, 1])
-    assert counted(logits, torch.tensor([[[0, 1]]]), 2)["pixel_auc"] == 1.0
-
-
-def test_huge_logits_fall_in_the_outermost_bins():
-    histograms = ScoreHistograms(2)
-    histograms.update(torch.tensor([[[3e38, -3e38]], [[0.0, 0.0]]]), torch.tensor([[0, 0]]))
-    assert histograms.counts[0, 0, [0, -1]].tolist() == [1, 1]
-    assert histograms.counts[1, 0, NUM_BINS // 2] == 2
-
-
-def test_sampled_pixels_carry_the_weight_of_all():
-    labels = torch.zeros(1, 64, 96, dtype=torch.int64)
-    labels[:, 20:60, 10:50] = 1
-    labels[:, 5:8, 70:74] = 2
-    labels[:, :4] = 255
-    logits = torch.randn(1, 4, 16, 24, generator=torch.Generator().manual_seed(0))
-    exact, sampled = ScoreHistograms(4, max_scores=None), ScoreHistograms(4, max_scores=4 * 300)
-    void_last = labels[0].masked_fill(labels[0] == 255, 4)
-    for histograms in (exact, sampled):
-        histograms.update(logits[0], void_last)
-    sizes = [60 * 96 - 1600 - 12, 1600, 12, 0]
-    assert sampled.counts.sum(dim=2).tolist() == [sizes] * 4
-    assert torch.equal(sampled.counts[:, 2], exact.counts[:, 2])
-    # About 100 pixels for each of the three classes, each standing for several.
-    assert sampled.counts[0, 0].max() > exact.counts[0, 0].max()
-    torch.testing.assert_close(sampled.auc()[0], exact.auc()[0], atol=0.06, rtol=0, equal_nan=True)
-
-
-def test_sample_is_close_to_all_pixels():
-    full, sampled = SegmentationMetrics(4, max_scores=None), SegmentationMetrics(4, max_scores=4096)
-    for seed in range(8):
-        logits, labels = smooth_scene(seed, num_labels=4)
-        full.update(logits, labels)
-        sampled.update(logits, labels)
-    expected, result = full.compute(), sampled.compute()
-    assert expected["pixel_auc_matrix"].tolist() != result["pixel_auc_matrix"].tolist()
-    np.testing.assert_allclose(
-        result["pixel_auc_matrix"], expected["pixel_auc_matrix"], atol=0.02, equal_nan=True
-    )
-    assert result["pixel_auc"] == pytest.approx(expected["pixel_auc"], abs=3e-3)
-    assert result["mean_iou"] == expected["mean_iou"]
-
-
 @settings(max_examples=10, deadline=None)
 @given(cut=st.integers(0, 4), seed=st.integers(0, 1000))
 def test_merged_parts_equal_the_whole(cut, seed):
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(4, 3, 4, 4, generator=generator)
     _, labels = random_maps(seed, 3, shape=(4, 8, 8))
-    whole, first, second = (SegmentationMetrics(3, groups={"tail": [2]}) for _ in range(3))
+    whole, first, second = (
+        SegmentationMetrics(3, groups={"tail": [2]}, boundary_iou=True) for _ in range(3)
+    )
     whole.update(logits, labels)
     for part, rows in ((first, slice(cut)), (second, slice(cut, 4))):
         for index in range(4)[rows]:
             part.update(logits[index : index + 1], labels[index : index + 1])
-    second.merge(first)
-    assert_same(second.compute(), whole.compute())
+    first.merge(second)
+    assert_same(first.compute(), whole.compute())
+    np.testing.assert_array_equal(first.images.dense(), whole.images.dense())
     whole.reset()
     assert whole.confusion.sum() == 0
     assert "pixel_auc" not in whole.compute()
@@ -287,30 +145,35 @@ def test_merged_parts_equal_the_whole(cut, seed):
 def test_merge_refuses_other_classes():
     with pytest.raises(InputError, match="num_labels 3 to merge, got 4"):
         SegmentationMetrics(3).merge(SegmentationMetrics(4))
+    with pytest.raises(InputError, match="boundary_iou False to merge, got True"):
+        SegmentationMetrics(3).merge(SegmentationMetrics(3, boundary_iou=True))
+
+
+RANK_IMAGES = [(), (0, 1), (2,)]  # the first rank has no image at all
 
 
 def _reduce_on_rank(rank, folder):
     torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=len(RANK_IMAGES)
     )
-    metrics = SegmentationMetrics(4, groups={"tail": [3]})
-    if rank == 1:  # rank 0 has no image at all
-        for seed in range(2):
-            metrics.update(*smooth_scene(seed, 4, size=32))
+    metrics = SegmentationMetrics(4, groups={"tail": [3]}, boundary_iou=True)
+    for seed in RANK_IMAGES[rank]:
+        metrics.update(*smooth_scene(seed, 4, size=32))
     metrics.all_reduce()
-    torch.save(metrics.compute(), f"{folder}/{rank}.pt")
+    torch.save((metrics.compute(), metrics.images.dense()), f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_all_reduce_gives_every_rank_the_whole(tmp_path):
-    mp.spawn(_reduce_on_rank, args=(str(tmp_path),), nprocs=2)
-    expected = SegmentationMetrics(4, groups={"tail": [3]})
-    for seed in range(2):
+    mp.spawn(_reduce_on_rank, args=(str(tmp_path),), nprocs=len(RANK_IMAGES))
+    expected = SegmentationMetrics(4, groups={"tail": [3]}, boundary_iou=True)
+    for seed in range(3):
         expected.update(*smooth_scene(seed, 4, size=32))
-    for rank in range(2):
-        reduced = torch.load(tmp_path / f"{rank}.pt", weights_only=False)
+    for rank in range(len(RANK_IMAGES)):
+        reduced, images = torch.load(tmp_path / f"{rank}.pt", weights_only=False)
         assert_same(reduced, expected.compute())
+        np.testing.assert_array_equal(images, expected.images.dense())
 
 
 def test_all_reduce_without_processes_changes_nothing():
@@ -326,16 +189,42 @@ def test_all_reduce_without_processes_changes_nothing():
 def test_all_void_gives_nan_without_warnings(output):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        result = counted(output, torch.full((2, 4, 4), 255), 3, groups={"tail": [2], "head": []})
+        labels = torch.full((2, 4, 4), 255)
+        result = counted(output, labels, 3, groups={"tail": [2], "head": []}, boundary_iou=True)
         report = format_report(result, ["a", "b", "c"], {"tail": [2], "head": []})
     for key, value in result.items():
         assert key == "per_category_pixels" or np.isnan(value).all(), key
     assert "nan" not in report
 
 
+def test_no_images_give_nan_without_warnings():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = SegmentationMetrics(3, groups={"tail": [2]}, boundary_iou=True).compute()
+    assert all(
+        np.isnan(value).all() for key, value in result.items() if key != "per_category_pixels"
+    )
+
+
+def test_boundary_iou_sums_pixels_over_images():
+    groups = {"tail": [3, 4]}
+    predictions, labels = random_maps(1, 5, shape=(3, 40, 60))
+    predictions[:, 10:30, 10:40], labels[:, 12:30, 10:36] = 2, 2
+    counts = sum(
+        boundary_counts_by_class(p.numpy(), y.numpy(), 5)
+        for p, y in zip(predictions, labels, strict=True)
+    )
+    expected = counts[0] / (counts[1] + counts[2] - counts[0])
+    result = counted(predictions, labels, 5, groups=groups, boundary_iou=True)
+    np.testing.assert_allclose(result["per_category_boundary_iou"], expected)
+    assert result["mean_boundary_iou"] == pytest.approx(expected.mean())
+    assert result["mean_boundary_iou_tail"] == pytest.approx(expected[3:].mean())
+    assert result["per_category_boundary_iou"][2] < result["per_category_iou"][2]
+
+
 def test_void_images_do_not_enter_the_image_mean():
     labels = torch.tensor([[[0, 0]], [[255, 255]]])
-    assert counted(torch.tensor([[[0, 1]], [[0, 0]]]), labels, 2)["mean_iou_image"] == 0.25
+    assert counted(torch.tensor([[[0, 1]], [[0, 0]]]), labels, 2)["mean_iou_image"] == 0.5
 
 
 MAP = torch.zeros(1, 2, 2).long()
@@ -375,36 +264,3 @@ def test_logit_dtypes(dtype):
     logits = logits.to(dtype)
     expected = counted(logits.float(), labels, 4)
     assert_same(counted(logits, labels, 4), expected)
-
-
-def test_report():
-    groups = {"head": [0], "tail": [1, 2]}
-    labels = torch.tensor([[[0, 0, 0], [1, 1, 255]]])
-    predictions = torch.tensor([[[0, 0, 1], [1, 1, 2]]])
-    result = counted(predictions, labels, 3, groups=groups)
-    assert format_report({**result, "pixel_auc": 0.98765}, ["road", "pole", "bus"], groups) == (
-        "  id  class  group pixels %    IoU %    acc %\n"
-        "---------------------------------------------\n"
-        "   0  road   head     60.00    66.67    66.67\n"
-        "   1  pole   tail     40.00    66.67   100.00\n"
-        "   2  bus    tail      0.00        -        -\n"
-        "---------------------------------------------\n"
-        "          mIoU %   mAcc %  pixel AUC\n"
-        "overall    66.67    83.33     0.9877\n"
-        "head       66.67    66.67          -\n"
-        "tail       66.67   100.00          -\n"
-        "overall accuracy    80.00 %"
-    )
-    with pytest.raises(InputError, match="expected 3 class names, got 2"):
-        format_report(result, ["road", "pole"])
-
-
-def test_result_survives_json():
-    logits, labels = smooth_scene(0, 3)
-    result = counted(logits, labels % 2, 3)
-    restored = json.loads(json.dumps(to_jsonable(result), allow_nan=False))
-    assert restored["per_category_accuracy"][2] is None
-    assert restored["pixel_auc_matrix"][0][0] is None
-    assert restored["pixel_auc"] == result["pixel_auc"]
-    assert restored["per_category_pixels"] == result["per_category_pixels"].tolist()
-    assert to_jsonable({"a": (np.float32(0.5), torch.tensor(3), "x")}) == {"a": [0.5, 3, "x"]}

@@ -11,6 +11,7 @@ import PIL.Image
 import pytest
 import torch
 from conftest import ROOT, tiny_config
+from test_trainer import RandomScenes
 from transformers import SegformerImageProcessor
 
 from aucseg_hf import AUCSegForSemanticSegmentation, load_benchmark
@@ -83,6 +84,38 @@ def test_other_commands_run(pairs, tmp_path):
     assert (tmp_path / "predictions/000_overlay.png").is_file()
 
 
+def test_snippet_of_the_training_page(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (snippet,) = blocks("python", (ROOT / "docs/training.md").read_text(encoding="utf-8"))
+    for old, new in {"max_steps=2000": "max_steps=2, use_cpu=True", "steps=500": "steps=1"}.items():
+        assert old in snippet
+        snippet = snippet.replace(old, new)
+    names = {0: "road", 1: "car", 2: "rider", 3: "pole"}
+    model = AUCSegForSemanticSegmentation(tiny_config(id2label=names))
+    session = {
+        "model": model,
+        "train_dataset": RandomScenes(4),
+        "eval_dataset": RandomScenes(2),
+    }
+    exec(compile(snippet, "docs/training.md", "exec"), session)
+    state = session["trainer"].state
+    assert state.best_metric == max(
+        line["eval_mean_iou_tail"] for line in state.log_history if "eval_loss" in line
+    )
+
+
+def test_every_test_of_the_table_exists():
+    table = README[README.index("## What stock Trainer") : README.index("## What it does")]
+    rows = [line for line in table.splitlines() if line.startswith("|")][2:]
+    stock = (ROOT / "tests/test_stock_trainer.py").read_text(encoding="utf-8")
+    assert len(rows) == 10
+    for row in rows:
+        named = re.findall(r"`(test_[a-z_]+(?:\.py)?)`", row)
+        assert named, row
+        for name in named:
+            assert (ROOT / "tests" / name).is_file() or f"def {name}(" in stock, name
+
+
 def test_snippet_of_the_loss_page():
     (snippet,) = blocks("python", (ROOT / "docs/loss.md").read_text(encoding="utf-8"))
     torch.manual_seed(0)
@@ -101,6 +134,19 @@ def test_snippet_of_the_memory_bank_page():
     session = {"pixel_values": torch.rand(2, 3, 32, 32), "labels": labels}
     exec(compile(snippet, "docs/memory_bank.md", "exec"), session)
     assert (session["labels"] == 12).sum() == 32
+
+
+def test_snippet_of_the_evaluation_page(capsys):
+    (snippet,) = blocks("python", (ROOT / "docs/evaluation.md").read_text(encoding="utf-8"))
+    torch.manual_seed(0)
+    batches = [
+        (torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8), torch.randint(0, 3, (2, 32, 32)))
+        for _ in range(4)
+    ]
+    exec(compile(snippet, "docs/evaluation.md", "exec"), {"batches": batches})
+    low, mean, high, p_value = (float(word) for word in capsys.readouterr().out.split())
+    assert low <= mean <= high
+    assert 0 < p_value <= 1
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import PIL.Image
 import pytest
+from accelerate.commands.config.config_args import load_config_from_file
 from conftest import ROOT, tiny_config
 
 from aucseg_hf import AUCSegForSemanticSegmentation
@@ -62,8 +63,9 @@ def predict(*arguments, cwd=None):
     return start(sys.executable, ROOT / "scripts/predict.py", *arguments, cwd=cwd)
 
 
-def save_tiny_model(folder, num_labels=4):
-    model = AUCSegForSemanticSegmentation(tiny_config(num_labels, aucseg={"tail_classes": [3]}))
+def save_tiny_model(folder, num_labels=4, tail_classes=(3,)):
+    config = tiny_config(num_labels, aucseg={"tail_classes": list(tail_classes)})
+    model = AUCSegForSemanticSegmentation(config)
     model.save_pretrained(folder)
     load_image_processor("b0").save_pretrained(folder)
     return folder
@@ -249,3 +251,45 @@ print(sorted(segment["label"] for segment in segments), segments[0]["mask"].size
     assert result.returncode == 0, result.stderr
     assert "road" in result.stdout
     assert "(480, 360)" in result.stdout
+
+
+@pytest.mark.slow
+def test_two_processes_by_accelerate_launch_and_a_configuration(pairs, tmp_path):
+    """`accelerate launch --cpu --num_processes 2` would silently start one."""
+    recipe = ROOT / "scripts/recipes/accelerate/two_cpu_processes.yaml"
+    out = tmp_path / "out"
+    result = start(
+        *[sys.executable, "-m", "accelerate.commands.launch", "--config_file", recipe],
+        *[ROOT / "scripts/train.py", "--dataset", pairs, "--output_dir", out],
+        *["--model", save_tiny_model(tmp_path / "tiny"), *QUICK, "--save_strategy", "steps"],
+    )
+    assert result.returncode == 0, result.stderr
+    environment = json.loads((out / "environment.json").read_text())
+    assert environment["num_processes"] == 2
+    assert len(list(out.glob("checkpoint-2/memory_bank_*.pt"))) == 2
+    report = json.loads((out / "report.json").read_text())
+    assert report["metrics"]["overall_accuracy"] > 0
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "scripts/recipes/accelerate").glob("*.yaml")), ids=str
+)
+def test_accelerate_reads_its_configurations(path):
+    config = load_config_from_file(str(path))
+    assert config.num_processes >= 2
+    expected = {"fsdp2": "FSDP", "deepspeed_zero2": "DEEPSPEED"}.get(path.stem, "MULTI_GPU")
+    assert config.distributed_type == expected
+
+
+def test_help_shows_our_own_options_first(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train.py", "--help"])
+    with pytest.raises(SystemExit):
+        run(load_script("train").main)
+    shown = capsys.readouterr().out
+    groups = ["data and model:", "loss:", "memory bank:", "optimisation:", "interruptions:"]
+    positions = [shown.index(f"\n{title}\n") for title in [*groups, "options:"]]
+    assert positions == sorted(positions)
+    loss = shown[positions[1] : positions[2]]
+    assert "--auc_weight" in loss
+    assert "--surrogate" in loss
+    assert shown.count("--auc_weight") == 1

@@ -45,12 +45,20 @@ class RandomScenes(Dataset):
         return self.pairs[index]
 
 
-def make_trainer(folder, train=None, evaluation=None, config=None, statistics=None, **arguments):
+def make_trainer(
+    folder,
+    train=None,
+    evaluation=None,
+    config=None,
+    statistics=None,
+    trainer_class=AUCSegTrainer,
+    **arguments,
+):
     torch.manual_seed(0)
     model = AUCSegForSemanticSegmentation(config or tiny_config())
     defaults = {"report_to": "none", "use_cpu": True, "disable_tqdm": True, "learning_rate": 1e-3}
     args = AUCSegTrainingArguments(str(folder), **{**defaults, **arguments})
-    return AUCSegTrainer(
+    return trainer_class(
         model,
         args,
         class_statistics=statistics,

@@ -1,8 +1,9 @@
 """From records on disk or drawn on the fly to batches of tensors."""
 
 from aucseg_hf.data.augment import TrainAugmentation
-from aucseg_hf.data.benchmarks import Benchmark, BenchmarkInfo, load_benchmark
+from aucseg_hf.data.benchmarks import load_benchmark
 from aucseg_hf.data.dataset import SegmentationDataset, collate
+from aucseg_hf.data.info import Benchmark, BenchmarkInfo, StreamingBenchmark
 from aucseg_hf.data.labels import VOID, LabelRule
 from aucseg_hf.data.statistics import ClassStatistics
 
@@ -13,6 +14,7 @@ __all__ = [
     "ClassStatistics",
     "LabelRule",
     "SegmentationDataset",
+    "StreamingBenchmark",
     "TrainAugmentation",
     "collate",
     "load_benchmark",

@@ -1,202 +1,226 @@
-"""load_benchmark: the embedded scenes, or a folder of pairs, as a DatasetDict with class names."""
+"""load_benchmark: a benchmark by its name, or anybody's own data, with its classes."""
 
-import warnings
+import difflib
+import inspect
+import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import numpy as np
-import PIL.Image
-import pyarrow as pa
-from datasets import Dataset, DatasetDict, Features, Image
-from datasets.features.features import register_feature
+from datasets import Dataset, Features, Image, IterableDataset
 
-from aucseg_hf.data import scenes
-from aucseg_hf.data.folder import Pairs, check_pairs, find_splits, read_class_names, read_palette
-from aucseg_hf.data.labels import VOID, LabelRule
+from aucseg_hf.data.benchmark_table import ROWS, BenchmarkRow
+from aucseg_hf.data.class_files import read_info
+from aucseg_hf.data.folder import Pairs, find_splits, split_name
+from aucseg_hf.data.hub import Records, find_parquet, load_columns
+from aucseg_hf.data.info import Benchmark, BenchmarkInfo, StreamingBenchmark
+from aucseg_hf.data.labels import VOID
+from aucseg_hf.data.layouts import find_files
+from aucseg_hf.data.metadata import find_tables, read_table
+from aucseg_hf.data.scene_records import load_scenes
 from aucseg_hf.errors import InputError
 
-_CACHE_BYTES = 64 * 2**20
-
-Palette = tuple[tuple[int, int, int], ...]
-
-
-@dataclass(frozen=True)
-class BenchmarkInfo:
-    """What a data set says about its classes.
-
-    Attributes:
-        name: "scenes", or the folder's name.
-        class_names: Names in the order of their ids.
-        palette: One display colour a class, or None for the default colours.
-        ignore_index: Raw id of pixels without a class.
-    """
-
-    name: str
-    class_names: tuple[str, ...]
-    palette: Palette | None = None
-    ignore_index: int = VOID
-
-    @property
-    def num_labels(self) -> int:
-        """Number of classes."""
-        return len(self.class_names)
-
-    @property
-    def id2label(self) -> dict[int, str]:
-        """Class names by id, as transformers configurations hold them."""
-        return dict(enumerate(self.class_names))
-
-    @property
-    def label_rule(self) -> LabelRule:
-        """How raw label images of this data set become class ids."""
-        return LabelRule(self.num_labels, self.ignore_index)
-
-    def class_id(self, name_or_id: str | int) -> int:
-        """Resolves a class given by name or id.
-
-        Raises:
-            InputError: If there is no such class.
-        """
-        if str(name_or_id) in self.class_names:
-            return self.class_names.index(str(name_or_id))
-        if str(name_or_id).isdecimal() and int(name_or_id) < self.num_labels:
-            return int(name_or_id)
-        raise InputError(
-            f"no class {name_or_id!r} in {self.name}: expected an id in 0..{self.num_labels - 1} "
-            f"or one of {list(self.class_names)}"
-        )
+NAMES = ("scenes", *ROWS)
+"""The benchmarks that `load_benchmark` knows by name."""
 
 
-class Benchmark(DatasetDict):
-    """A `DatasetDict` of {"image", "label"} records that knows its classes.
-
-    Attributes:
-        info: Class names, ignore index and colours.
-        files: The (image, label) paths of each split; empty when nothing lies on disk.
-    """
-
-    def __init__(
-        self, splits: dict[str, Dataset], info: BenchmarkInfo, files: dict[str, Pairs]
-    ) -> None:
-        super().__init__(splits)
-        self.info = info
-        self.files = files
-
-    def check_files(self) -> None:
-        """Checks every file on disk (`folder.check_pairs`).
-
-        Raises:
-            InputError: If a file is unreadable or truncated, or an image and its label differ in
-                size.
-        """
-        for split, pairs in self.files.items():
-            check_pairs(pairs, f"checking {split} files")
-
-
-@dataclass(frozen=True)
-class Scene:
-    """A `datasets` feature that stores an index and draws the scene when it is read."""
-
-    part: str
-    split: str
-    seed: int
-    size: tuple[int, int]
-
-    dtype: ClassVar[str] = "PIL.Image.Image"
-    pa_type: ClassVar[Any] = pa.int32()
-    _type: str = field(default="Scene", init=False, repr=False)
-
-    def __call__(self) -> Any:
-        """The arrow type of the stored index."""
-        return self.pa_type
-
-    def encode_example(self, value: int) -> int:
-        """An index is stored as it is."""
-        return value
-
-    def decode_example(self, value: int, token_per_repo_id: dict | None = None) -> PIL.Image.Image:
-        """Draws the scene of the stored index."""
-        image, label = _drawer(tuple(self.size))(value, self.split, self.seed)
-        return PIL.Image.fromarray(image if self.part == "image" else label)
-
-
-with warnings.catch_warnings():
-    # datasets calls registration experimental; without it a saved scenes data set would not load.
-    warnings.simplefilter("ignore", UserWarning)
-    register_feature(Scene, "Scene")
-
-
-@lru_cache(maxsize=8)
-def _drawer(size: tuple[int, int]) -> Callable[[int, str, int], tuple[np.ndarray, np.ndarray]]:
-    """Draws scenes of one size and keeps the latest, so that a small benchmark is drawn once."""
-    bytes_per_scene = 4 * size[0] * size[1]
-
-    @lru_cache(maxsize=max(2, _CACHE_BYTES // bytes_per_scene))
-    def draw(index: int, split: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        return scenes.draw_scene(index, split=split, seed=seed, size=size)
-
-    return draw
-
-
-def load_scenes(
-    size: int | tuple[int, int] = 128,
-    seed: int = 0,
-    num_train: int = scenes.SPLIT_SIZES["train"],
-    num_val: int = scenes.SPLIT_SIZES["val"],
-) -> Benchmark:
-    """The embedded long-tail benchmark; images are drawn when they are read, none is on disk.
+def load_benchmark(
+    name_or_path: str | Path, split: str | None = None, streaming: bool = False, **options: Any
+) -> Benchmark | StreamingBenchmark | Dataset | IterableDataset:
+    """Loads a benchmark by name, or any data set of images and label images.
 
     Args:
-        size: Side, or (height, width), in pixels.
-        seed: Another seed gives other scenes.
-        num_train: Number of training scenes.
-        num_val: Number of validation scenes.
+        name_or_path: One of `NAMES`; a folder of pairs, of metadata tables or of parquet files; the
+            root of an official tree; or a hub id. A name goes before a folder of that name.
+        split: Return only this split.
+        streaming: Records come one after the other, from the Hub without a download of the whole.
+        **options: Those of `load_scenes`, `load_row`, `load_pairs` or `load_table`, whichever reads
+            the data. None stands for the default.
+
+    Returns:
+        A `datasets.DatasetDict` of {"image", "label"} records, with splits called train, val and
+        test, whose `info` holds class names, the rule of the label images and colours.
+
+    Raises:
+        InputError: If there is no such benchmark, folder, split or option, or a file cannot be
+            used.
+
+    Example:
+        >>> benchmark = load_benchmark("scenes", size=64)
+        >>> benchmark["train"][0]["image"].size
+        (64, 64)
     """
-    shape = (size, size) if isinstance(size, int) else tuple(size)
-    splits = {}
-    for split, count in (("train", num_train), ("val", num_val)):
-        if count < 1:
-            raise InputError(f"expected at least one scene in split {split}, got {count}")
-        features = Features({part: Scene(part, split, seed, shape) for part in ("image", "label")})
-        indices = list(range(count))
-        splits[split] = Dataset.from_dict({"image": indices, "label": indices}, features=features)
-    return Benchmark(splits, BenchmarkInfo("scenes", scenes.CLASS_NAMES, scenes.PALETTE), {})
+    loader = _choose_loader(name_or_path, streaming)
+    options = {name: value for name, value in options.items() if value is not None}
+    _check_options(loader, options, name_or_path)
+    benchmark = loader(**options)
+    if streaming and isinstance(benchmark, Benchmark):
+        benchmark = benchmark.stream()
+    if split is None:
+        return benchmark
+    if split_name(split) not in benchmark:
+        raise InputError(f"no split {split!r} in {name_or_path}: expected one of {list(benchmark)}")
+    return benchmark[split_name(split)]
 
 
-def load_folder(
-    path: str | Path,
+def load_row(
+    row: BenchmarkRow, streaming: bool = False, *, root: str | Path | None = None
+) -> Benchmark | StreamingBenchmark:
+    """A benchmark of the table.
+
+    Args:
+        row: Its row.
+        streaming: Stream it from the Hub.
+        root: Its folder on disk, as its authors hand it out; by default it is read from the Hub.
+
+    Raises:
+        InputError: If the tree is incomplete, or the Hub does not have it.
+    """
+    if root is not None:
+        layout, files = find_files(row.layouts, Path(root))
+        info = row.info
+        if layout.class_ids:
+            info = replace(info, ignore_index=VOID, id_map=None, reduce_labels=False)
+        return _from_files(files, info)
+    if row.hub is None:
+        raise InputError(f"{row.info.name} is not on the Hub: give its folder with the root option")
+    splits = load_columns(
+        row.hub.repository,
+        row.hub.image_column,
+        row.hub.label_column,
+        row.hub.revision,
+        streaming,
+    )
+    return _from_records(splits, row.info)
+
+
+def load_pairs(
+    folder: Path,
+    files: dict[str, Pairs],
+    *,
     id2label: str | Path | None = None,
     palette: str | Path | None = None,
     ignore_index: int = VOID,
+    reduce_labels: bool = False,
 ) -> Benchmark:
-    """A folder of pairs, DIR/{train,val}/{images,labels}.
+    """A user's folder of image and label files.
 
     Args:
-        path: The folder.
+        folder: The folder.
+        files: Its (image, label) paths by split.
         id2label: Class names, as `read_class_names` takes them; by default `id2label.json` in the
             folder.
         palette: Colours, as `read_palette` takes them; by default `palette.json` in the folder, if
             any.
         ignore_index: Raw id of pixels without a class.
+        reduce_labels: Raw id 0 is void and 1..K are the classes.
 
     Raises:
-        InputError: If the folder, its layout or one of the files beside it cannot be used.
+        InputError: If one of the files beside the data cannot be used.
     """
-    folder = Path(path)
+    name = folder.resolve().name
+    return _from_files(
+        files, read_info(name, folder, id2label, palette, ignore_index, reduce_labels)
+    )
+
+
+def load_table(
+    source: str | Path,
+    streaming: bool = False,
+    *,
+    image_column: str = "image",
+    label_column: str = "label",
+    revision: str | None = None,
+    id2label: str | Path | None = None,
+    palette: str | Path | None = None,
+    ignore_index: int = VOID,
+    reduce_labels: bool = False,
+) -> Benchmark | StreamingBenchmark:
+    """A user's data set on the Hub or in parquet files.
+
+    Args:
+        source: Hub id, or parquet file or folder of them (`find_parquet`).
+        streaming: Stream it.
+        image_column: Column of the images.
+        label_column: Column of the label images.
+        revision: Branch, tag or commit on the Hub.
+        id2label: As `load_pairs`, which says the rest too.
+        palette: See there.
+        ignore_index: See there.
+        reduce_labels: See there.
+
+    Raises:
+        InputError: If the data set cannot be loaded, lacks a column or has no class names.
+    """
+    path = Path(source)
+    folder = path if path.is_dir() else path.parent if path.is_file() else None
+    name = path.stem if folder else str(source)
+    info = read_info(name, folder, id2label, palette, ignore_index, reduce_labels)
+    return _from_records(
+        load_columns(source, image_column, label_column, revision, streaming), info
+    )
+
+
+def _choose_loader(name_or_path: str | Path, streaming: bool) -> Callable[..., Any]:
+    name, path = str(name_or_path), Path(name_or_path)
+    if name == "scenes":
+        return load_scenes
+    if name in ROWS:
+        return partial(load_row, ROWS[name], streaming)
+    if path.is_dir():
+        return _choose_folder_loader(path, streaming)
+    if path.is_file() and find_parquet(path):
+        return partial(load_table, path, streaming)
+    if isinstance(name_or_path, str) and re.fullmatch(r"[\w.-]*\w/[\w.-]*\w", name):
+        return partial(load_table, name, streaming)
+    nearest = difflib.get_close_matches(name, NAMES, n=1)
+    hint = f", did you mean {nearest[0]!r}?" if nearest else ":"
+    raise InputError(
+        f"no such folder or benchmark {name}{hint} expected one of {', '.join(NAMES)}, a folder, "
+        "a parquet file or a hub id OWNER/NAME"
+    )
+
+
+def _choose_folder_loader(folder: Path, streaming: bool) -> Callable[..., Any]:
+    tables = find_tables(folder)
+    if tables:
+        files = {split: read_table(table) for split, table in tables.items()}
+        return partial(load_pairs, folder, files)
     files = find_splits(folder)
-    if id2label is None:
-        id2label = folder / "id2label.json"
-        if not id2label.is_file():
+    if files:
+        return partial(load_pairs, folder, files)
+    if find_parquet(folder):
+        return partial(load_table, folder, streaming)
+    rows = [row for row in ROWS.values() if any(one.recognises(folder) for one in row.layouts)]
+    if len(rows) == 1:
+        return partial(load_row, rows[0], streaming, root=folder)
+    if rows:
+        names = " and ".join(row.info.name for row in rows)
+        raise InputError(
+            f"{folder} looks like {names}: say which with load_benchmark(NAME, root={folder})"
+        )
+    raise InputError(
+        f"expected {folder}/{{train,val}}/{{images,labels}}, metadata.jsonl or metadata.csv in it "
+        f"or in {folder}/{{train,val}}, parquet files, or the official tree of one of "
+        f"{', '.join(ROWS)}: found no such folder in {folder}"
+    )
+
+
+def _check_options(
+    loader: Callable[..., Any], options: dict[str, Any], name_or_path: str | Path
+) -> None:
+    parameters = inspect.signature(loader).parameters.values()
+    accepted = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    for name in options:
+        if name not in accepted:
             raise InputError(
-                f"no class names: expected {id2label}, or give them with the id2label option"
+                f"unknown option {name!r} for {name_or_path}: expected one of {accepted}"
             )
-    class_names = read_class_names(id2label)
-    if palette is None and (folder / "palette.json").is_file():
-        palette = folder / "palette.json"
-    colors = read_palette(palette, len(class_names)) if palette is not None else None
+
+
+def _from_files(files: dict[str, Pairs], info: BenchmarkInfo) -> Benchmark:
     features = Features({"image": Image(), "label": Image()})
     splits = {
         split: Dataset.from_dict(
@@ -208,39 +232,11 @@ def load_folder(
         )
         for split, pairs in files.items()
     }
-    info = BenchmarkInfo(folder.resolve().name, class_names, colors, ignore_index)
     return Benchmark(splits, info, files)
 
 
-def load_benchmark(
-    name_or_path: str | Path, split: str | None = None, **options: Any
-) -> Benchmark | Dataset:
-    """Loads a benchmark by name, or any folder of image/label pairs.
-
-    Args:
-        name_or_path: "scenes", or a folder DIR/{train,val}/{images,labels}.
-        split: Return only this split, as a `datasets.Dataset`.
-        **options: Those of `load_scenes` (size, seed, ...) or `load_folder` (id2label, palette,
-            ...).
-
-    Returns:
-        A `datasets.DatasetDict` of {"image", "label"} records whose `info` holds class names,
-        ignore index and colours.
-
-    Raises:
-        InputError: If there is no such benchmark, folder or split.
-
-    Example:
-        >>> benchmark = load_benchmark("scenes", size=64)
-        >>> benchmark["train"][0]["image"].size
-        (64, 64)
-    """
-    if str(name_or_path) == "scenes":
-        benchmark = load_scenes(**options)
-    else:
-        benchmark = load_folder(name_or_path, **options)
-    if split is None:
-        return benchmark
-    if split not in benchmark:
-        raise InputError(f"no split {split!r} in {name_or_path}: expected one of {list(benchmark)}")
-    return benchmark[split]
+def _from_records(
+    splits: dict[str, Records], info: BenchmarkInfo
+) -> Benchmark | StreamingBenchmark:
+    streamed = any(isinstance(records, IterableDataset) for records in splits.values())
+    return (StreamingBenchmark if streamed else Benchmark)(splits, info, {})

@@ -1,18 +1,18 @@
 """SegmentationDataset: {"image", "label"} records as normalised tensors, repeatably augmented."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import PIL.Image
 import torch
-from torchvision.transforms.v2 import functional as F
 from transformers import BaseImageProcessor
+from transformers.utils import logging
 
 from aucseg_hf.data.augment import TrainAugmentation
+from aucseg_hf.data.examples import ExampleMaker
 from aucseg_hf.data.labels import LabelRule
-from aucseg_hf.errors import InputError
+from aucseg_hf.data.records import CorruptFileError, undecoded
+
+logger = logging.get_logger(__name__)
 
 
 class SegmentationDataset(torch.utils.data.Dataset):
@@ -21,9 +21,13 @@ class SegmentationDataset(torch.utils.data.Dataset):
     Args:
         records: For example a split of `load_benchmark`; images of any mode, labels of class ids.
         label_rule: Turns label images into class ids with 255 for void.
-        image_processor: Its `image_mean`, `image_std` and `rescale_factor` normalise the images.
+        image_processor: Its `image_mean`, `image_std` and `rescale_factor` normalise the images,
+            unless its `do_normalize` is off; MobileViT's also puts the channels in reverse order.
         augmentation: Applied to training pairs; None keeps the native size.
         seed: Together with epoch and index it decides every random choice.
+        split: Names the records that are no file: the eighteenth of "train" is "train 17".
+        skip_corrupt: Replace a record whose files do not decode by the next one that does, with a
+            warning, instead of raising.
 
     Attributes:
         image_mean: Mean of each channel that normalisation subtracts, of images in 0..1.
@@ -37,43 +41,49 @@ class SegmentationDataset(torch.utils.data.Dataset):
         image_processor: BaseImageProcessor,
         augmentation: TrainAugmentation | None = None,
         seed: int = 0,
+        split: str = "image",
+        skip_corrupt: bool = False,
     ) -> None:
         self.records = records
-        self.label_rule = label_rule
-        self.augmentation = augmentation
-        self.seed = seed
-        self.image_mean = [float(value) for value in image_processor.image_mean]
-        self.image_std = [float(value) for value in image_processor.image_std]
-        # (x * rescale_factor - mean) / std with the operations in the processors' own order.
-        levels = 1 / image_processor.rescale_factor
-        self._shift = torch.tensor(self.image_mean).view(3, 1, 1) * levels
-        self._scale = torch.tensor(self.image_std).view(3, 1, 1) * levels
-        # Shared, so that worker processes that outlive an epoch see the next one.
+        self._undecoded = undecoded(records)
+        self.split = split
+        self.skip_corrupt = skip_corrupt
+        self._maker = ExampleMaker(label_rule, image_processor, augmentation, seed)
+        self.image_mean, self.image_std = self._maker.image_mean, self._maker.image_std
+        # Shared, so that worker processes that outlive an epoch see the next one, and that what
+        # one of them finds is known to all.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._corrupt = torch.zeros(len(records), dtype=torch.bool).share_memory_()
 
     def __len__(self) -> int:
         return len(self.records)
+
+    @property
+    def num_corrupt(self) -> int:
+        """Records found so far, by any worker of this process, that do not decode."""
+        return int(self._corrupt.sum())
 
     def set_epoch(self, epoch: int) -> None:
         """Sets the epoch, so that an image is augmented differently each time it comes round."""
         self._epoch.fill_(epoch)
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         """Reads one pair.
 
         Returns:
-            `pixel_values`, float32 [3, H, W], and `labels`, int64 [H, W].
+            `pixel_values`, float32 [3, H, W], `labels`, int64 [H, W], and `name`, the image's
+            file or "split index".
 
         Raises:
             InputError: If a file cannot be read, image and label differ in size, or a label id has
                 no class.
         """
-        image, label = self.read(index)
-        if self.augmentation is not None:
-            key = np.random.SeedSequence([self.seed, int(self._epoch), index])
-            generator = torch.Generator().manual_seed(int(key.generate_state(1, np.uint64)[0]))
-            image, label = self.augmentation(image, label, generator)
-        return {"pixel_values": (image - self._shift) / self._scale, "labels": label.long()}
+        return self.example(index)
+
+    def example(self, index: int, *repetition: int) -> dict[str, Any]:
+        """Reads one pair; a repetition number gives it another augmentation in the same epoch."""
+        image, label, name = self._read_or_replace(index)
+        return self._maker.example(image, label, name, int(self._epoch), index, *repetition)
 
     def read(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Reads one pair as it is stored.
@@ -84,47 +94,42 @@ class SegmentationDataset(torch.utils.data.Dataset):
         Raises:
             InputError: As `__getitem__`.
         """
-        try:
-            record = self.records[index]
-        except (OSError, SyntaxError) as error:
-            raise InputError(f"cannot read {self._unreadable(index)}: {error}") from error
-        names = [
-            getattr(record[key], "filename", "") or f"{key} {index}" for key in ("image", "label")
-        ]
-        image = F.pil_to_tensor(record["image"].convert("RGB"))
-        label = torch.from_numpy(self.label_rule(record["label"], names[1]))
-        if image.shape[1:] != label.shape:
-            raise InputError(
-                f"sizes differ: image {names[0]} is {image.shape[2]}x{image.shape[1]}, "
-                f"label {names[1]} is {label.shape[1]}x{label.shape[0]}"
-            )
-        return image, label
+        return self._read(index)[:2]
 
-    def _unreadable(self, index: int) -> str:
-        """Finds which file of a record does not decode."""
-        for column in self.records.with_format("arrow")[index].to_pylist()[0].values():
-            path = Path(column["path"])
+    def _read_or_replace(self, index: int) -> tuple[torch.Tensor, torch.Tensor, str]:
+        if not self.skip_corrupt:
+            return self._read(index)
+        for step in range(len(self)):
+            candidate = (index + step) % len(self)
             try:
-                PIL.Image.open(path).load()
-            except (OSError, SyntaxError):
-                return str(path)
-        return f"record {index}"
+                return self._read(candidate)
+            except CorruptFileError as error:
+                if not self._corrupt[candidate]:
+                    self._corrupt[candidate] = True
+                    logger.warning("skipped: %s", error)
+        raise CorruptFileError(f"none of the {len(self)} records can be read")
+
+    def _read(self, index: int) -> tuple[torch.Tensor, torch.Tensor, str]:
+        return self._maker.pair(self._undecoded[index], index, self.split)
 
 
-def collate(batch: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor | list[torch.Tensor]]:
+def collate(batch: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Stacks a batch; images of different sizes stay a list, for evaluation one at a time.
 
     Args:
-        batch: Examples with `pixel_values` and `labels`, tensors or arrays; other keys are left
-            out.
+        batch: Examples with `pixel_values` and `labels`, tensors or arrays, and perhaps `name`;
+            other keys are left out.
 
     Returns:
-        `pixel_values` [B, 3, H, W] and `labels` [B, H, W], or two lists of B tensors.
+        `pixel_values` [B, 3, H, W] and `labels` [B, H, W], or two lists of B tensors; and `names`,
+        B strings, where every example has a name.
     """
-    columns = {
+    columns: dict[str, Any] = {
         key: [torch.as_tensor(example[key]) for example in batch]
         for key in ("pixel_values", "labels")
     }
-    if len({tensor.shape for tensor in columns["labels"]}) > 1:
-        return columns
-    return {key: torch.stack(tensors) for key, tensors in columns.items()}
+    if len({tensor.shape for tensor in columns["labels"]}) == 1:
+        columns = {key: torch.stack(tensors) for key, tensors in columns.items()}
+    if all("name" in example for example in batch):
+        columns["names"] = [example["name"] for example in batch]
+    return columns

@@ -1,6 +1,7 @@
-"""Folders of image/label pairs: DIR/{train,val}/{images,labels}, and the files beside them."""
+"""Image and label files that pair up: folders of pairs, and the check of every file."""
 
-import json
+import os
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,6 +13,29 @@ from aucseg_hf.errors import InputError
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 Pairs = list[tuple[Path, Path]]
 
+_SPLIT_NAMES = {"training": "train", "validation": "val", "valid": "val", "testing": "test"}
+
+
+def split_name(name: str) -> str:
+    """The usual name of a split: train, val or test for the ways to write them."""
+    return _SPLIT_NAMES.get(name, name)
+
+
+def name_splits(names: Iterable[str]) -> dict[str, str]:
+    """Usual split name -> name in the data set.
+
+    Raises:
+        InputError: If two names mean one split.
+    """
+    splits: dict[str, str] = {}
+    for name in names:
+        if split_name(name) in splits:
+            raise InputError(
+                f"expected one split of each kind, got {splits[split_name(name)]!r} and {name!r}"
+            )
+        splits[split_name(name)] = name
+    return splits
+
 
 def find_splits(folder: Path) -> dict[str, Pairs]:
     """Finds the image/label pairs of every split of a folder.
@@ -21,41 +45,24 @@ def find_splits(folder: Path) -> dict[str, Pairs]:
             their path below those two, without the suffix.
 
     Returns:
-        Split name -> sorted (image, label) paths.
+        Split name -> sorted (image, label) paths; empty where no sub-folder is a split.
 
     Raises:
-        InputError: If the folder or the layout is missing, a split is empty, or a file lacks its
-            pair.
+        InputError: If a split is empty, or a file lacks its pair.
     """
-    if not folder.is_dir():
-        raise InputError(f"no such folder: {folder}")
-    splits = {
-        child.name: _pair_up(child)
+    names = [
+        child.name
         for child in sorted(folder.iterdir())
         if (child / "images").is_dir() or (child / "labels").is_dir()
-    }
-    if not splits:
-        raise InputError(
-            f"expected {folder}/{{train,val}}/{{images,labels}}, found no such folder in {folder}"
-        )
-    return splits
+    ]
+    return {split: _pair_up(folder / name) for split, name in name_splits(names).items()}
 
 
 def _pair_up(split: Path) -> Pairs:
-    found = {}
     for part in ("images", "labels"):
-        root = split / part
-        if not root.is_dir():
-            raise InputError(f"expected a folder {root} beside its counterpart, found none")
-        found[part] = {}
-        for path in sorted(root.rglob("*")):
-            if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
-                continue
-            key = str(path.relative_to(root).with_suffix(""))
-            if key in found[part]:
-                raise InputError(f"two files with one name: {found[part][key]} and {path}")
-            found[part][key] = path
-    images, labels = found["images"], found["labels"]
+        if not (split / part).is_dir():
+            raise InputError(f"expected a folder {split / part} beside its counterpart, found none")
+    images, labels = list_images(split / "images"), list_images(split / "labels")
     for key in images.keys() - labels.keys():
         raise InputError(f"image without label: {images[key]} has no {split / 'labels' / key}.png")
     for key in labels.keys() - images.keys():
@@ -63,6 +70,52 @@ def _pair_up(split: Path) -> Pairs:
     if not images:
         raise InputError(f"empty split: no images in {split / 'images'}")
     return [(images[key], labels[key]) for key in images]
+
+
+def list_images(folder: Path, ending: str | None = None) -> dict[str, Path]:
+    """Lists the images below a folder by their path there.
+
+    Args:
+        folder: Where to look, in sub-folders too; hidden files are left out.
+        ending: How their names end, by default in any of `IMAGE_SUFFIXES`.
+
+    Returns:
+        Path below the folder without the ending -> file, sorted.
+
+    Raises:
+        InputError: If two files differ in their suffix only.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES:
+            continue
+        if ending is not None and not path.name.endswith(ending):
+            continue
+        key = path.relative_to(folder).as_posix()[: -len(ending or path.suffix)]
+        if key in found:
+            raise InputError(f"two files with one name: {found[key]} and {path}")
+        found[key] = path
+    return found
+
+
+def path_inside(folder: Path, name: str, source: str) -> Path:
+    """The file that a list or table beside the images names.
+
+    Args:
+        folder: Where relative names start.
+        name: The name as it is written there.
+        source: Who names it, for the error message.
+
+    Raises:
+        InputError: If the file lies outside the folder or does not exist.
+    """
+    # Without following links: a folder may be put together out of links to files elsewhere.
+    path = Path(os.path.abspath(folder / name))
+    if not path.is_relative_to(os.path.abspath(folder)):
+        raise InputError(f"{source} names {name!r}: expected a file inside {folder}")
+    if not path.is_file():
+        raise InputError(f"{source} names {name!r}: no such file {path}")
+    return path
 
 
 def check_pairs(pairs: Pairs, description: str = "checking files") -> None:
@@ -112,58 +165,3 @@ def _has_end_marker(path: Path, file_format: str | None) -> bool:
     with path.open("rb") as file:
         file.seek(-len(marker), 2)
         return file.read() == marker
-
-
-def read_class_names(source: str | Path) -> tuple[str, ...]:
-    """Reads class names from an `id2label.json`, or splits a comma-separated list of names.
-
-    Args:
-        source: Path of a JSON object {"0": name, ...} or list of names, or "road,sky,car".
-
-    Returns:
-        The names in the order of their ids.
-
-    Raises:
-        InputError: If the file is not such an object or ids are not 0..K-1.
-    """
-    if not Path(source).is_file():
-        if isinstance(source, str) and "," in source:
-            return tuple(name.strip() for name in source.split(","))
-        raise InputError(f"expected a JSON file or comma-separated class names, got {source}")
-    content = _read_json(Path(source))
-    if isinstance(content, list):
-        content = dict(enumerate(content))
-    try:
-        names = {int(key): str(value) for key, value in content.items()}
-    except (AttributeError, ValueError):
-        raise InputError(f'expected {{"0": "name", ...}} in {source}') from None
-    if sorted(names) != list(range(len(names))):
-        raise InputError(f"expected ids 0..{len(names) - 1} in {source}, got {sorted(names)}")
-    return tuple(names[i] for i in range(len(names)))
-
-
-def read_palette(source: str | Path, num_labels: int) -> tuple[tuple[int, int, int], ...]:
-    """Reads display colours from a JSON list of [r, g, b], or an object of them by class id.
-
-    Raises:
-        InputError: If the file does not hold one colour of three values in 0..255 for every class.
-    """
-    content = _read_json(Path(source))
-    if isinstance(content, dict):
-        content = [content.get(str(i)) for i in range(num_labels)]
-    valid = isinstance(content, list) and all(
-        isinstance(color, list)
-        and len(color) == 3
-        and all(isinstance(value, int) and 0 <= value <= 255 for value in color)
-        for color in content
-    )
-    if not valid or len(content) != num_labels:
-        raise InputError(f"expected {num_labels} colours [r, g, b] of 0..255 in {source}")
-    return tuple((r, g, b) for r, g, b in content)
-
-
-def _read_json(path: Path) -> object:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path} as JSON: {error}") from error
