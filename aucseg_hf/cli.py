@@ -124,17 +124,21 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 def check_writable(folder: Path) -> None:
-    """Makes a folder and tries whether files can be written there.
+    """Checks that a folder, which need not exist yet, can be written to.
 
     Raises:
-        InputError: If they cannot.
+        InputError: If it cannot.
     """
+    existing = next(
+        path for path in (folder.absolute(), *folder.absolute().parents) if path.exists()
+    )
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder):
+        with TemporaryFile(dir=existing):
             pass
     except OSError as error:
-        raise InputError(f"cannot write to the folder {folder}: {error.strerror}") from error
+        raise InputError(
+            f"cannot write to the folder {folder}: {existing}: {error.strerror}"
+        ) from error
 
 
 def check_device(name: str) -> torch.device:

@@ -7,12 +7,13 @@ from typing import Any
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from aucseg_hf.cli import whole_file
+from aucseg_hf.colors import color_map
 from aucseg_hf.data.benchmarks import BenchmarkInfo
 from aucseg_hf.data.dataset import SegmentationDataset
 from aucseg_hf.data.statistics import ClassStatistics
 from aucseg_hf.inference import predict
 from aucseg_hf.metric_table import format_report, to_jsonable
-from aucseg_hf.plotting import color_map, plot_class_iou, plot_training_curves, sample_grid
+from aucseg_hf.plotting import plot_class_iou, plot_training_curves, sample_grid
 from aucseg_hf.run_record import versions
 from aucseg_hf.trainer import AUCSegTrainer
 

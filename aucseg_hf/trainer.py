@@ -11,12 +11,12 @@ from transformers.utils import logging
 
 from aucseg_hf.accumulation import MicroBatch, first_pass
 from aucseg_hf.bank_pictures import BankPictures
+from aucseg_hf.colors import color_map
 from aucseg_hf.configuration_aucseg import BANK_KEYS, LOSS_KEYS, class_id_of, resolve_settings
 from aucseg_hf.data.statistics import ClassStatistics
 from aucseg_hf.errors import InputError
 from aucseg_hf.losses import SegmentationLoss
 from aucseg_hf.memory_bank import TailMemoryBank
-from aucseg_hf.plotting import color_map
 from aucseg_hf.segmentation_trainer import SegmentationTrainer
 from aucseg_hf.semantic_forward import SemanticOutput, training_loss
 from aucseg_hf.training_args import AUCSegTrainingArguments

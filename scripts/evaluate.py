@@ -5,7 +5,6 @@ python scripts/evaluate.py --model DIR_OR_ID --dataset NAME_OR_DIR --compare OTH
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 
 from aucseg_hf import SegmentationDataset, load_benchmark
 from aucseg_hf.backbones import load_image_processor, load_trained_model
-from aucseg_hf.cli import run
+from aucseg_hf.cli import check_device, check_writable, run
 from aucseg_hf.comparison import compare, format_comparison
 from aucseg_hf.data import BenchmarkInfo
 from aucseg_hf.data.folder import check_pairs, split_name
@@ -28,8 +27,8 @@ from aucseg_hf.shown_images import worst_and_best
 def main(arguments: list[str]) -> None:
     """Evaluates, prints the tables and writes the files."""
     options = _parser().parse_args(arguments)
-    device = _device(options.device)
-    _check_writable(options.output_dir)
+    device = check_device(options.device)
+    check_writable(options.output_dir)
     if options.resamples < 1:
         raise InputError(f"expected --resamples >= 1, got {options.resamples}")
     view = View(options.window, tuple(options.scales), options.flip)
@@ -86,23 +85,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser
-
-
-def _device(name: str) -> torch.device:
-    try:
-        return torch.empty(0, device=name).device
-    # Which of them torch raises depends on what the device lacks.
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"cannot use the device {name!r} here: {reason}") from error
-
-
-def _check_writable(folder: Path) -> None:
-    existing = next(
-        path for path in (folder.absolute(), *folder.absolute().parents) if path.exists()
-    )
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise InputError(f"cannot write to {folder}: {existing} is not a folder open for writing")
 
 
 def _load(

@@ -63,7 +63,7 @@ def test_python_snippets_run_in_one_session(tmp_path, monkeypatch, capsys):
 def test_other_commands_run(pairs, tmp_path):
     tiny = tmp_path / "tiny"
     AUCSegForSemanticSegmentation(tiny_config()).save_pretrained(tiny)
-    train, predict = blocks("bash")[2:]
+    train, predict, evaluate = blocks("bash")[2:]
     replacements = {
         "accelerate launch": f"{sys.executable} -m accelerate.commands.launch",
         "python scripts": f"{sys.executable} scripts",
@@ -73,8 +73,9 @@ def test_other_commands_run(pairs, tmp_path):
         "path/to/image.jpg": str(pairs / "val/images/000.jpg"),
         "outputs/run": str(tmp_path / "run"),
         "--output_dir predictions": f"--output_dir {tmp_path / 'predictions'}",
+        "--output_dir evaluation": f"--output_dir {tmp_path / 'evaluation'}",
     }
-    for command in (train, predict):
+    for command in (train, predict, evaluate):
         for old, new in replacements.items():
             command = command.replace(old, new)
         result = subprocess.run(
@@ -82,6 +83,7 @@ def test_other_commands_run(pairs, tmp_path):
         )
         assert result.returncode == 0, result.stderr
     assert (tmp_path / "predictions/000_overlay.png").is_file()
+    assert (tmp_path / "evaluation/report.html").is_file()
 
 
 def test_snippet_of_the_training_page(tmp_path, monkeypatch):
