@@ -137,7 +137,7 @@ class _WindowLogits:
     dropped: int = 0
 
 
-class View:
+class BlendedLogits:
     """Blended logits of G images of one size, at one scale, one way round.
 
     Args:
@@ -214,7 +214,9 @@ def _interpolate(values: torch.Tensor, dim: int, taps: Sequence[torch.Tensor]) -
     return result.addcmul_(values.index_select(dim, upper), upper_weight.view(shape))
 
 
-def decide(views: Sequence[View], confidence: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
+def decide(
+    views: Sequence[BlendedLogits], confidence: bool = False
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Gives every pixel the class of the highest score.
 
     The scores are the logits of a single view, whose softmax could only make ties, or the mean
@@ -250,7 +252,7 @@ def decide(views: Sequence[View], confidence: bool = False) -> tuple[np.ndarray,
     return labels, sure
 
 
-def _scores(views: Sequence[View], rows: range, columns: range) -> torch.Tensor:
+def _scores(views: Sequence[BlendedLogits], rows: range, columns: range) -> torch.Tensor:
     if len(views) == 1:
         return views[0].logits(rows, columns)
     total = views[0].logits(rows, columns).softmax(dim=1)

@@ -25,12 +25,13 @@ def random_image(width, height, mode="RGB"):
     return PIL.Image.fromarray(noise).resize((width, height)).convert(mode)
 
 
-def test_label_maps_at_native_size_equal_the_pipeline(model, processor, tmp_path):
+@pytest.mark.parametrize(("width", "height"), [(90, 60), (64, 64), (131, 203)])
+def test_label_maps_at_native_size_equal_the_pipeline(model, processor, tmp_path, width, height):
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    image = random_image(90, 60)
+    image = random_image(width, height)
     (labels,) = predict(model, processor, image)
-    assert labels.shape == (60, 90)
+    assert labels.shape == (height, width)
     assert len(np.unique(labels)) > 1
     for segment in pipeline("image-segmentation", str(tmp_path))(image):
         class_id = model.config.label2id[segment["label"]]

@@ -133,3 +133,13 @@ def test_a_broken_image_in_a_process_of_its_own(tmp_path):
     arguments = [tmp_path / "photos", "--model", model, "--output_dir", out, "--batch_size", 1]
     assert_one_sentence(predict(*arguments), "c.png")
     assert sorted(path.name for path in out.iterdir()) == ["b_labels.png", "b_overlay.png"]
+
+
+@pytest.mark.slow
+def test_benchmark_measures_one_case():
+    script = ROOT / "scripts/benchmark_prediction.py"
+    result = start(sys.executable, script, "--case", "tiny", 1200, 1000, 300, 256)
+    assert result.returncode == 0, result.stderr
+    before, peak = (float(cell) for cell in result.stdout.splitlines()[-1].split("|")[5:7])
+    # The scores of all classes alone are 1.3 GB.
+    assert before < peak < before + 0.6
