@@ -37,7 +37,9 @@ def run(main: Callable[[list[str]], None]) -> int:
 def _sentence(error: InputError) -> str:
     """The message; a data loader's worker wraps it in the text of its traceback."""
     text = str(error)
-    return text.rpartition("InputError: ")[2].strip() if text.startswith("Caught ") else text
+    if not text.startswith("Caught "):
+        return text
+    return text.rpartition(f"{type(error).__name__}: ")[2].strip()
 
 
 def parse_with_recipe(
@@ -58,7 +60,8 @@ def parse_with_recipe(
         One instance of each type.
 
     Raises:
-        InputError: If the recipe cannot be read or has an unknown key, or a value is refused.
+        InputError: If the recipe cannot be read, a key or an option is unknown, or a value is
+            refused.
     """
     arguments = list(arguments)
     if arguments and not arguments[0].startswith("-"):
@@ -73,9 +76,20 @@ def parse_with_recipe(
     if recipe is not None:
         parser.set_defaults(**read_recipe(recipe, names))
     try:
-        return parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
+        *parsed, unknown = parser.parse_args_into_dataclasses(
+            arguments, return_remaining_strings=True, look_for_args_file=False
+        )
     except (ValueError, TypeError) as error:
         raise InputError(str(error)) from error
+    if unknown:
+        name = unknown[0].partition("=")[0]
+        raise InputError(f"unknown option {name}{_nearest(name.lstrip('-'), names)}")
+    return tuple(parsed)
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+    nearest = difflib.get_close_matches(name, names, n=1)
+    return f", did you mean {nearest[0]!r}?" if nearest else ""
 
 
 def _show_first(parser: HfArgumentParser, groups: Mapping[str, Sequence[str]]) -> None:
@@ -104,8 +118,7 @@ def read_recipe(path: Path, names: Sequence[str]) -> dict[str, Any]:
         raise InputError(f"expected `name: value` lines in the recipe {path}")
     for key in recipe:
         if key not in names:
-            nearest = difflib.get_close_matches(str(key), names, n=1)
-            hint = f", did you mean {nearest[0]!r}?" if nearest else ""
+            hint = _nearest(str(key), names)
             raise InputError(f"unknown key {key!r} in the recipe {path}{hint}")
     return recipe
 

@@ -66,6 +66,9 @@ class SegmentationTrainer(ResumableTrainer):
         self.groups = groups
         self.ignore_index = ignore_index_of(model.config)
         self.semantic_forward = SemanticForward(model)
+        if isinstance(kwargs.get("train_dataset"), torch.utils.data.IterableDataset):
+            # Else the main process reads for all and hands batches round, names not included.
+            args.accelerator_config.dispatch_batches = False
         if has_spare_parameters(model.config):
             args.ddp_find_unused_parameters = True
         num_gpus = args.world_size if args.device.type == "cuda" else 1

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import torch
 from transformers import TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
 from transformers.utils import logging
 
 from aucseg_hf.configuration_aucseg import BANK_KEYS, LOSS_KEYS
@@ -168,6 +169,12 @@ class AUCSegTrainingArguments(TrainingArguments):
             raise InputError(
                 "early_stopping_patience needs evaluations: set eval_strategy to steps or epoch"
             )
+        available = get_available_reporting_integrations()
+        for name in self.report_to:
+            if name not in available:
+                raise InputError(
+                    f"cannot report to {name}: it is not installed; installed are {available}"
+                )
         if self.ema_decay is not None and (self.fsdp or self.deepspeed):
             raise InputError("ema_decay needs whole weights: leave it out with FSDP or DeepSpeed")
         if self.n_gpu > 1:

@@ -3,8 +3,8 @@
     python scripts/class_statistics.py DATA
     python scripts/class_statistics.py DATA --num_head 19 --num_tail 123
 
-DATA is scenes or a folder DIR/{train,val}/{images,labels}. Labels are read once: the counts are
-kept in OUTPUT_DIR and used again as long as the label files are the same.
+DATA is the name of a benchmark, a folder DIR/{train,val}/{images,labels} or a hub id. Labels are
+read once: the counts are kept in OUTPUT_DIR and used again as long as the label files are the same.
 """
 
 import argparse
@@ -15,7 +15,6 @@ from pathlib import Path
 from aucseg_hf import ClassStatistics, load_benchmark
 from aucseg_hf.cli import run, whole_file
 from aucseg_hf.data.advice import advise_bank
-from aucseg_hf.data.benchmarks import BenchmarkInfo
 from aucseg_hf.data.fingerprint import fingerprint, saved_fingerprint
 from aucseg_hf.data.groups import (
     HEAD_SHARE,
@@ -25,6 +24,7 @@ from aucseg_hf.data.groups import (
     split_by_list,
     split_by_share,
 )
+from aucseg_hf.data.info import BenchmarkInfo
 from aucseg_hf.data.statistics_report import format_statistics, plot_statistics
 from aucseg_hf.errors import InputError
 from aucseg_hf.metric_table import to_jsonable
@@ -33,9 +33,7 @@ from aucseg_hf.metric_table import to_jsonable
 def main(arguments: list[str]) -> None:
     """Prints the table; writes `statistics.json` and `classes.png`."""
     options = _parser().parse_args(arguments)
-    benchmark = load_benchmark(
-        options.data, **({"id2label": options.id2label} if options.id2label else {})
-    )
+    benchmark = load_benchmark(options.data, id2label=options.id2label, root=options.data_root)
     if options.split not in benchmark:
         raise InputError(
             f"no split {options.split!r} in {options.data}: expected one of {list(benchmark)}"
@@ -69,7 +67,8 @@ def main(arguments: list[str]) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", metavar="DATA", help="scenes, or a folder of pairs")
+    parser.add_argument("data", metavar="DATA", help="name of a benchmark, a folder or a hub id")
+    parser.add_argument("--data_root", help="where the files of a named benchmark lie")
     parser.add_argument("--split", default="train")
     parser.add_argument("--id2label", help="class names: a JSON file or name,name,...")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/statistics"))
@@ -79,7 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--num_head", type=int, help="size of the head, with --num_tail")
     parser.add_argument("--num_tail", type=int, help="size of the tail, with --num_head")
     parser.add_argument("--head_classes", nargs="+", help="names or ids, with --tail_classes")
-    parser.add_argument("--tail_classes", nargs="+", help="names or ids")
+    parser.add_argument(
+        "--tail_classes", nargs="+", help="names or ids; default: published, or by share"
+    )
     return parser
 
 
@@ -92,6 +93,8 @@ def _groups(
     if options.num_head is not None:
         return split_by_count(counts, options.num_head, options.num_tail)
     tail = [info.class_id(name) for name in options.tail_classes or ()]
+    if not tail and (options.head_share, options.tail_share) == (HEAD_SHARE, TAIL_SHARE):
+        tail = list(info.tail_classes or ())
     if options.head_classes:
         head = [info.class_id(name) for name in options.head_classes]
         return split_by_list(info.num_labels, head, tail)

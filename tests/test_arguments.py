@@ -98,7 +98,6 @@ def test_streaming_from_shards(pairs, tmp_path):
     )
     options = {"dataset": str(folder), "streaming": True}
     data = load_training_data(DataArguments(**options), args)
-    assert args.accelerator_config.dispatch_batches is False
     assert data.statistics.image_counts.tolist() == [6, 6, 6, 2]
     examples = list(data.train_dataset)
     assert sorted(example["name"] for example in examples) == [f"00{i}.jpg" for i in range(6)]

@@ -27,7 +27,7 @@ def train(kind, data, folder, batch_size, ranks, **options):
     """Trains eight steps on a data set; returns the names of each step on this rank."""
     augmentation = TrainAugmentation((32, 32))
     if kind == "streaming":
-        dataset = stream_of(data / "shards", batch_size=batch_size, num_processes=ranks)
+        dataset = stream_of(data / "shards", COUNT, batch_size=batch_size, num_processes=ranks)
     else:
         dataset = dataset_of(data / "pairs", augmentation=augmentation)
     if kind == "repeat_factor":
@@ -40,7 +40,6 @@ def train(kind, data, folder, batch_size, ranks, **options):
         max_steps=8,
         per_device_train_batch_size=batch_size,
         dataloader_num_workers=2 if kind == "streaming" else 0,
-        accelerator_config={"dispatch_batches": False},
         save_strategy="steps",
         save_steps=STOP,
         tail_classes=["3"],

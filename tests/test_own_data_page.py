@@ -1,7 +1,10 @@
 """Every command and snippet of docs/your_own_data.md and docs/class_statistics.md, in order."""
 
+import contextlib
+import io
 import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -10,52 +13,57 @@ import PIL.Image
 import pytest
 from conftest import ROOT
 from test_readme import blocks
-from test_scripts import save_tiny_model
+from test_scripts import run_here, save_tiny_model
 
 
 def page(name):
     return (ROOT / "docs" / name).read_text(encoding="utf-8")
 
 
-def execute(command, folder, model):
-    """A command of the page, with a tiny model for two steps."""
-    for old, new in {
-        "accelerate launch": f"{sys.executable} -m accelerate.commands.launch",
-        "python scripts": f"{sys.executable} scripts",
-        " scripts/": f" {ROOT}/scripts/",
-        "--model b0": f"--model {model}",
-        "--max_steps 1000": "--max_steps 2 --use_cpu --per_device_train_batch_size 4",
-    }.items():
-        command = command.replace(old, new)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    result = subprocess.run(
-        command.split(), cwd=folder, env=environment, capture_output=True, text=True, timeout=600
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+@pytest.fixture
+def execute(monkeypatch, capsys, tmp_path):
+    """Runs a command of the page in this process, with a tiny model for two steps."""
+    model = save_tiny_model(tmp_path / "tiny", num_labels=3, tail_classes=[2])
+
+    def run(command):
+        launcher, script, *arguments = re.fullmatch(
+            r"(python|accelerate launch) scripts/(\w+)\.py (.*)", command
+        ).groups()
+        arguments = shlex.split(
+            arguments[0]
+            .replace("--model b0", f"--model {model}")
+            .replace("--max_steps 1000", "--max_steps 2 --use_cpu --per_device_train_batch_size 4")
+        )
+        assert launcher == ("accelerate launch" if script == "train" else "python")
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            result = run_here(monkeypatch, capsys, script, *arguments)
+        assert result.returncode == 0, result.stderr
+        return printed.getvalue()
+
+    return run
 
 
 @pytest.mark.slow
-def test_from_a_folder_to_predictions(tmp_path, monkeypatch):
+def test_from_a_folder_to_predictions(tmp_path, monkeypatch, execute):
     monkeypatch.chdir(tmp_path)
     text = page("your_own_data.md")
-    model = save_tiny_model(tmp_path / "tiny", num_labels=3, tail_classes=[2])
     make_folder, make_shards, use_stream = blocks("python", text)
     statistics, train, predict, stream = blocks("bash", text)
 
     exec(compile(make_folder, "folder", "exec"), {})
-    printed = execute(statistics, tmp_path, model)
+    printed = execute(statistics)
     # 60 pixels in 6 of 24 images of 96 x 128.
     assert re.search(r"2  rider  tail      0\.1221        6     25\.00", printed)
-    assert "rider" in execute(train, tmp_path, model)
-    execute(predict, tmp_path, model)
+    assert "rider" in execute(train)
+    execute(predict)
     labels = np.asarray(PIL.Image.open("predictions/0003_labels.png"))
     assert labels.shape == (96, 128)
     assert labels.max() < 3
 
     exec(compile(make_shards, "shards", "exec"), {})
     # The checkpoint of the folder's run may stay: a run that does not resume sets it aside.
-    assert "24 images, 3 classes" in execute(stream, tmp_path, model)
+    assert "24 images, 3 classes" in execute(stream)
     session = {}
     exec(compile(use_stream, "stream", "exec"), session)
     assert session["statistics"].image_counts.tolist() == [24, 24, 6]

@@ -188,6 +188,8 @@ def test_recipes(pairs, tmp_path, monkeypatch, capsys):
     assert_one_sentence(result, "datset", "dataset")
     result = run_here(monkeypatch, capsys, "train", tmp_path / "none.yaml")
     assert_one_sentence(result, "none.yaml")
+    result = run_here(monkeypatch, capsys, "train", "--lerning_rate", "1e-3")
+    assert_one_sentence(result, "--lerning_rate", "'learning_rate'")
     recipe.write_text(
         f"dataset: {pairs}\nmodel: {save_tiny_model(tmp_path / 'tiny')}\nmax_steps: 7\n"
     )

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import datasets
 import numpy as np
-import pyarrow.parquet
 import pytest
 import torch
 from accelerate.data_loader import IterableDatasetShard
@@ -20,7 +19,6 @@ from transformers import SegformerImageProcessor
 
 from aucseg_hf import ClassStatistics, InputError, SegmentationDataset, TrainAugmentation
 from aucseg_hf.data import collate, load_benchmark
-from aucseg_hf.data.shards import load_shards
 from aucseg_hf.data.streaming import SegmentationStream, shuffled
 
 COUNT = 11
@@ -72,12 +70,12 @@ def shards(module_pairs, tmp_path_factory):
     return write_parquet(module_pairs, tmp_path_factory.mktemp("shards") / "parquet")
 
 
-def stream_of(folder, **options):
-    shards = load_shards(folder)
+def stream_of(folder, count=COUNT, **options):
+    shards = load_benchmark(folder, streaming=True)
     options = {"augmentation": TrainAugmentation((32, 32)), "shuffle_buffer": 5, **options}
     return SegmentationStream(
-        shards.train,
-        shards.num_train,
+        shards["train"],
+        count,
         shards.info.label_rule,
         SegformerImageProcessor(),
         split="train",
@@ -209,10 +207,12 @@ def test_corrupt_records_fail_or_are_replaced(tmp_path, workers):
 
 def test_statistics_of_a_stream(shards, module_pairs):
     whole = ClassStatistics.from_dataset(load_benchmark(module_pairs, split="train"), 4)
-    streamed = ClassStatistics.from_dataset(load_shards(shards).train, 4)
+    streamed = ClassStatistics.from_dataset(load_benchmark(shards, streaming=True)["train"], 4)
     assert streamed.pixel_counts.tolist() == whole.pixel_counts.tolist()
     np.testing.assert_array_equal(streamed.presence, whole.presence)
-    part = ClassStatistics.from_dataset(load_shards(shards).train, 4, max_images=4)
+    part = ClassStatistics.from_dataset(
+        load_benchmark(shards, streaming=True)["train"], 4, max_images=4
+    )
     assert part.num_images == 4
     assert part.image_counts.tolist() == [4, 4, 4, 2]
 
@@ -226,7 +226,6 @@ def train_on_stream(shards, folder, workers=0, **options):
         "max_steps": 12,  # epochs of 6 steps
         "per_device_train_batch_size": 2,
         "dataloader_num_workers": workers,
-        "accelerator_config": {"dispatch_batches": False},
         "save_strategy": "steps",
         "save_steps": 1,
         "logging_steps": 1,
@@ -260,37 +259,3 @@ def test_resume_equals_an_uninterrupted_run(shards, tmp_path):
             load_file(folder / "checkpoint-12/model.safetensors"),
         )
         assert_same_state(resumed.bank.state_dict(), whole.bank.state_dict())
-
-
-# Shards
-
-
-def test_shards_are_counted_and_split(shards, module_pairs, tmp_path):
-    for folder in (shards, write_tars(module_pairs, tmp_path / "tar")):
-        data = load_shards(folder)
-        assert (data.num_train, len(data.val)) == (COUNT, 3)
-        assert data.info.class_names == ("sky", "road", "car", "sign")
-        label = np.asarray(data.val[1]["label"])
-        np.testing.assert_array_equal(label[5], [0] * 16 + [1] * 16 + [2] * 16)
-
-
-def test_wrong_shards_are_named(shards, tmp_path):
-    folder = tmp_path / "copy"
-    with pytest.raises(InputError, match="no such folder"):
-        load_shards(folder)
-    shutil.copytree(shards, folder)
-    for file in folder.glob("val-*"):
-        file.unlink()
-    with pytest.raises(InputError, match=r"val-\*\.parquet"):
-        load_shards(folder)
-    table = pyarrow.parquet.read_table(shards / "val-00000.parquet")
-    file = folder / "val-00000.parquet"
-    pyarrow.parquet.write_table(table.rename_columns(["image", "annotation"]), file)
-    with pytest.raises(InputError, match="annotation"):
-        load_shards(folder)
-    file.write_bytes(b"no parquet")
-    with pytest.raises(InputError, match=r"val-00000\.parquet"):
-        load_shards(folder)
-    (folder / "train-00000.parquet").write_bytes(b"no parquet")
-    with pytest.raises(InputError, match=r"train-00000\.parquet"):
-        load_shards(folder)

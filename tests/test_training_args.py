@@ -18,6 +18,7 @@ def test_token_is_not_taken_into_saved_arguments(tmp_path):
         ("sync_batch_norm", True, "needs GPUs"),
         ("head_learning_rate_scale", 0.0, "head_learning_rate_scale > 0"),
         ("non_finite_loss", "ignore", "stop, skip"),
+        ("report_to", "clearml", "cannot report to clearml: it is not installed"),
     ],
 )
 def test_options_that_cannot_work_are_refused(tmp_path, option, value, words):

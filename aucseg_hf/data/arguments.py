@@ -3,15 +3,17 @@
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
+from datasets import Dataset, Features, Image, IterableDataset
 from transformers import BaseImageProcessor
 
 from aucseg_hf.backbones import image_sizes_of, load_image_processor
 from aucseg_hf.data.augment import TrainAugmentation
-from aucseg_hf.data.benchmarks import Benchmark, BenchmarkInfo, load_benchmark
+from aucseg_hf.data.benchmarks import load_benchmark
 from aucseg_hf.data.dataset import SegmentationDataset
 from aucseg_hf.data.folder import check_pairs
+from aucseg_hf.data.info import Benchmark, BenchmarkInfo, StreamingBenchmark
+from aucseg_hf.data.records import undecoded
 from aucseg_hf.data.sampling import RepeatFactorDataset, repeat_factors
-from aucseg_hf.data.shards import Splits, load_shards
 from aucseg_hf.data.statistics import ClassStatistics
 from aucseg_hf.data.streaming import SegmentationStream
 from aucseg_hf.errors import InputError, check_choice
@@ -27,8 +29,8 @@ class DataArguments:
     dataset: str = field(
         default="scenes",
         metadata={
-            "help": "scenes, a folder DIR/{train,val}/{images,labels}, or with --streaming shards "
-            "DIR/{train,val}-*.{parquet,tar}."
+            "help": "Name of a benchmark, a folder DIR/{train,val}/{images,labels}, one of parquet "
+            "or tar files DIR/{train,val}-*, or a hub id."
         },
     )
     data_root: str | None = field(
@@ -59,7 +61,7 @@ class DataArguments:
     )
     streaming: bool = field(
         default=False,
-        metadata={"help": "Read training records front to back from shards, in bounded memory."},
+        metadata={"help": "Read training records one after the other, in bounded memory."},
     )
     shuffle_buffer: int = field(
         default=1000,
@@ -129,15 +131,15 @@ def load_training_data(data: DataArguments, args: AUCSegTrainingArguments) -> Tr
     Args:
         data: What to load.
         args: Its seed keys the augmentation, its tail classes replace those that follow from the
-            data. For a stream, `accelerator_config.dispatch_batches` is set to False.
+            data.
 
     Raises:
         InputError: If the data or an option cannot be used.
     """
     check_choice("sampling", data.sampling, ("uniform", "repeat_factor"))
     if data.streaming:
-        _prepare_for_stream(data, args)
-    train, num_train, val, info = _open_shards(data) if data.streaming else _open_benchmark(data)
+        _check_stream(data, args)
+    train, val, info = _open(data)
     named_tail = [info.class_id(name) for name in args.tail_classes or ()]
     tail = named_tail or info.tail_classes
     options = {"progress": args.process_index == 0, "label_rule": info.label_rule}
@@ -154,7 +156,7 @@ def load_training_data(data: DataArguments, args: AUCSegTrainingArguments) -> Tr
         if not data.streaming:
             return SegmentationDataset(train, *shared, **named)
         batches = (args.train_batch_size, args.world_size, data.shuffle_buffer)
-        return SegmentationStream(train, num_train, *shared, *batches, **named)
+        return SegmentationStream(train, len(statistics.presence), *shared, *batches, **named)
 
     first = next(iter(make_dataset(None)))["labels"]
     crop_size = data.crop_size_for(*first.shape)
@@ -166,35 +168,36 @@ def load_training_data(data: DataArguments, args: AUCSegTrainingArguments) -> Tr
     return TrainingData(train_dataset, eval_dataset, info, statistics, processor)
 
 
-def _prepare_for_stream(data: DataArguments, args: AUCSegTrainingArguments) -> None:
+def _check_stream(data: DataArguments, args: AUCSegTrainingArguments) -> None:
     if data.sampling == "repeat_factor":
         raise InputError("a stream cannot repeat images: leave out --streaming or --sampling")
     if args.auto_find_batch_size:
         raise InputError("a stream needs a fixed batch size: leave out --auto_find_batch_size")
-    # Else the main process would decode everything and hand it round, which names do not survive.
-    args.accelerator_config.dispatch_batches = False
 
 
-def _open_shards(data: DataArguments) -> Splits:
-    return load_shards(data.dataset, data.id2label, data.palette)
-
-
-def _open_benchmark(data: DataArguments) -> Splits:
-    """Opens a map-style data set and looks at its files."""
-    options = {"id2label": data.id2label, "palette": data.palette, "root": data.data_root}
-    given = {name: value for name, value in options.items() if value is not None}
-    benchmark = load_benchmark(data.dataset, **given)
-    train, val = _split(benchmark, "train"), _split(benchmark, "val", "validation")
-    for split, pairs in benchmark.files.items():
-        if split != train or not data.skip_corrupt:
-            check_pairs(pairs, f"checking {split} files")
-    return Splits(benchmark[train], len(benchmark[train]), benchmark[val], benchmark.info)
-
-
-def _split(benchmark: Benchmark, *names: str) -> str:
-    for name in names:
-        if name in benchmark:
-            return name
-    raise InputError(
-        f"expected a split {names[0]!r} in {benchmark.info.name}, got {list(benchmark)}"
+def _open(data: DataArguments) -> tuple[Dataset | IterableDataset, Dataset, BenchmarkInfo]:
+    """Opens a data set and looks at its files; returns its two splits and its classes."""
+    benchmark = load_benchmark(
+        data.dataset,
+        streaming=data.streaming,
+        id2label=data.id2label,
+        palette=data.palette,
+        root=data.data_root,
     )
+    train, val = _split(benchmark, "train"), _split(benchmark, "val")
+    for split, pairs in benchmark.files.items():
+        if split != "train" or not data.skip_corrupt:
+            check_pairs(pairs, f"checking {split} files")
+    if isinstance(val, IterableDataset):
+        # Evaluation wants an index: compressed images of a validation split fit into memory.
+        features = Features({"image": Image(), "label": Image()})
+        val = Dataset.from_list(list(undecoded(val)), features=features)
+    return train, val, benchmark.info
+
+
+def _split(benchmark: Benchmark | StreamingBenchmark, name: str) -> Dataset | IterableDataset:
+    if name not in benchmark:
+        raise InputError(
+            f"expected a split {name!r} in {benchmark.info.name}, got {list(benchmark)}"
+        )
+    return benchmark[name]

@@ -20,6 +20,7 @@ from aucseg_hf.data.labels import VOID
 from aucseg_hf.data.layouts import find_files
 from aucseg_hf.data.metadata import find_tables, read_table
 from aucseg_hf.data.scene_records import load_scenes
+from aucseg_hf.data.webdataset import find_tars, load_tars
 from aucseg_hf.errors import InputError
 
 NAMES = ("scenes", *ROWS)
@@ -32,12 +33,13 @@ def load_benchmark(
     """Loads a benchmark by name, or any data set of images and label images.
 
     Args:
-        name_or_path: One of `NAMES`; a folder of pairs, of metadata tables or of parquet files; the
-            root of an official tree; or a hub id. A name goes before a folder of that name.
+        name_or_path: One of `NAMES`; a folder of pairs, of metadata tables, of parquet files or of
+            tar files; the root of an official tree; or a hub id. A name goes before a folder that
+            has it.
         split: Return only this split.
         streaming: Records come one after the other, from the Hub without a download of the whole.
-        **options: Those of `load_scenes`, `load_row`, `load_pairs` or `load_table`, whichever reads
-            the data. None stands for the default.
+        **options: Those of `load_scenes`, `load_row`, `load_pairs`, `load_table` or `load_tars`,
+            whichever reads the data. None stands for the default.
 
     Returns:
         A `datasets.DatasetDict` of {"image", "label"} records, with splits called train, val and
@@ -193,6 +195,8 @@ def _choose_folder_loader(folder: Path, streaming: bool) -> Callable[..., Any]:
         return partial(load_pairs, folder, files)
     if find_parquet(folder):
         return partial(load_table, folder, streaming)
+    if find_tars(folder):
+        return partial(load_tars, folder, streaming)
     rows = [row for row in ROWS.values() if any(one.recognises(folder) for one in row.layouts)]
     if len(rows) == 1:
         return partial(load_row, rows[0], streaming, root=folder)
@@ -203,7 +207,7 @@ def _choose_folder_loader(folder: Path, streaming: bool) -> Callable[..., Any]:
         )
     raise InputError(
         f"expected {folder}/{{train,val}}/{{images,labels}}, metadata.jsonl or metadata.csv in it "
-        f"or in {folder}/{{train,val}}, parquet files, or the official tree of one of "
+        f"or in {folder}/{{train,val}}, parquet or tar files, or the official tree of one of "
         f"{', '.join(ROWS)}: found no such folder in {folder}"
     )
 

@@ -108,4 +108,4 @@ def to_rgb(image: PIL.Image.Image) -> torch.Tensor:
         # Pillow's own conversion clips at 255: every 16-bit image would come out white.
         grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
         image = PIL.Image.fromarray(grey)
-    return F.pil_to_tensor(image.convert("RGB"))
+    return F.pil_to_tensor(image if image.mode == "RGB" else image.convert("RGB"))

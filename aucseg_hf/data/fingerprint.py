@@ -25,18 +25,20 @@ def fingerprint(records: datasets.Dataset, rule: LabelRule) -> str:
     digest = hashlib.blake2b(repr((rule, records.features["label"])).encode(), digest_size=16)
     for batch in labels.iter(batch_size=1000):
         for value in batch.column("label").to_pylist():
-            digest.update(repr(_identity(value)).encode())
+            digest.update(_identity(value))
     return digest.hexdigest()
 
 
-def _identity(value: object) -> object:
-    if not isinstance(value, dict) or value.get("bytes") is not None:
-        return value
+def _identity(value: object) -> bytes:
+    if not isinstance(value, dict):
+        return repr(value).encode()
+    if value["bytes"] is not None:
+        return value["bytes"]
     try:
         status = os.stat(value["path"])
-    except OSError:
-        return value["path"]
-    return value["path"], status.st_size, status.st_mtime_ns
+    except OSError:  # the count itself says what is wrong with it
+        return value["path"].encode()
+    return f"{value['path']} {status.st_size} {status.st_mtime_ns}".encode()
 
 
 def saved_fingerprint(file: Path) -> str | None:

@@ -31,7 +31,7 @@ class SegmentationStream(torch.utils.data.IterableDataset):
     Record i of the stream gets the augmentation of record i of a `SegmentationDataset` with the
     same seed and epoch. The order depends on seed and epoch alone, not on the number of worker
     processes: batch k is worker k mod W's. Several training processes need accelerate's
-    `IterableDatasetShard`, that is `accelerator_config={"dispatch_batches": False}`; they get
+    `IterableDatasetShard`, that is `dispatch_batches=False`, as `AUCSegTrainer` sets it; they get
     equally many batches, the last of which is filled up with the first records of the epoch, as
     Trainer does for a `SegmentationDataset`.
 
