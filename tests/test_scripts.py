@@ -219,7 +219,7 @@ def test_predict_refuses_bad_input(pairs, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("model", "steps", "learning_rate"), [("b0", 100, 3e-4), ("mobilenet", 40, 3e-3)]
+    ("model", "steps", "learning_rate"), [("b0", 100, 3e-4), ("mobilenet", 40, 3e-4)]
 )
 def test_camvid_loss_falls_and_the_pipeline_labels_an_image(
     request, camvid, tmp_path, model, steps, learning_rate
