@@ -39,8 +39,9 @@ def culprit(
     if not logits.isfinite().all():
         return "the model's logits are not finite"
     wrong = [name for name, value in terms.items() if not value.isfinite()]
-    verb = "is" if len(wrong) == 1 else "are"
-    return f"{' and '.join(wrong)} {verb} not finite"
+    if not wrong:
+        return "the sum of the loss's terms is too large"
+    return f"{' and '.join(wrong)} {'is' if len(wrong) == 1 else 'are'} not finite"
 
 
 def non_finite_sentence(step: int, what: str, names: Sequence[str], num_images: int) -> str:

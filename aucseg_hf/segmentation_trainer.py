@@ -215,9 +215,8 @@ class SegmentationTrainer(ResumableTrainer):
         """
         weight = 1 / self.current_gradient_accumulation_steps
         images = len(inputs["labels"])
-        terms = {"loss": loss, **terms}
         if loss.isfinite():
-            self.training_log.add(terms, weight, images)
+            self.training_log.add({"loss": loss, **terms}, weight, images)
             self.training_log.finish(weight)
             return loss
         if self.args.non_finite_loss == "stop":
@@ -226,7 +225,8 @@ class SegmentationTrainer(ResumableTrainer):
             raise NonFiniteLoss(
                 non_finite_sentence(self.state.global_step + 1, what, names, images)
             )
-        self.training_log.add({name: torch.zeros_like(loss) for name in terms}, 0.0, images)
+        zero = torch.zeros_like(loss)
+        self.training_log.add({name: zero for name in ("loss", *terms)}, 0.0, images)
         # Every gradient becomes NaN, on every rank, and the step is left out everywhere.
         return loss * math.nan
 
@@ -330,7 +330,7 @@ class SegmentationTrainer(ResumableTrainer):
             nearest = difflib.get_close_matches(wanted, names, n=1)
             hint = f", did you mean {nearest[0]!r}?" if nearest else ""
             raise InputError(
-                f"no measure {wanted!r} for metric_for_best_model{hint} Expected one of {names}"
+                f"no measure {wanted!r} for metric_for_best_model{hint}: expected one of {names}"
             )
         return super()._determine_best_metric(metrics, trial)
 

@@ -67,7 +67,9 @@ def test_the_term_is_named(tmp_path, monkeypatch, term):
         return terms._replace(**{name: terms.loss * math.nan, "loss": terms.loss * math.nan})
 
     monkeypatch.setattr(trainer, "training_loss", spoilt)
-    with pytest.raises(NonFiniteLoss, match=f"{term} .*2 images without names"):
+    with pytest.raises(
+        NonFiniteLoss, match=f"step 1: {term} is not finite; batch: 2 images without names"
+    ):
         trainer.train()
 
 
