@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import ROOT, assert_same_state, tiny_config, write_pairs
 from safetensors.torch import load_file
+from test_streaming import write_parquet
 from transformers import SegformerImageProcessor
 
 from aucseg_hf import AUCSegForSemanticSegmentation
@@ -60,10 +61,10 @@ def command(work, name, processes, *more):
     if processes > 1:
         start += ["-m", "torch.distributed.run", "--standalone"]
         start += ["--nproc_per_node", str(processes)]
-    parts = [*start, ROOT / "scripts/train.py", *more]
+    parts = [*start, ROOT / "scripts/train.py"]
     for key, value in options.items():
         parts += [f"--{key}", value]
-    return [str(part) for part in parts]
+    return [str(part) for part in [*parts, *more]]
 
 
 def start(parts):
@@ -139,6 +140,20 @@ def test_killed_run_started_again_equals_an_uninterrupted_one(work, whole, proce
         kill_at(parts, work / name / f"checkpoint-{step}")
         finish(parts)
         assert_same_run(whole[processes], work / name, processes)
+
+
+@pytest.mark.slow
+def test_killed_run_on_a_stream_equals_an_uninterrupted_one(work):
+    """The other way round: workers where the map-style test has none, in the middle of an epoch."""
+    shards = write_parquet(work / "data", work / "shards")
+    stream = ["--dataset", shards, "--streaming", "--shuffle_buffer", 4]
+    finish(command(work, "whole_stream", 1, *stream))
+    for workers, step in ((2, 3), (0, 6)):
+        name = f"cut_stream_{workers}_{step}"
+        parts = command(work, name, 1, *stream, "--resume", "--dataloader_num_workers", workers)
+        kill_at(parts, work / name / f"checkpoint-{step}")
+        finish(parts)
+        assert_same_run(work / "whole_stream", work / name, 1)
 
 
 @pytest.mark.slow
