@@ -143,17 +143,19 @@ def test_killed_run_started_again_equals_an_uninterrupted_one(work, whole, proce
 
 
 @pytest.mark.slow
-def test_killed_run_on_a_stream_equals_an_uninterrupted_one(work):
-    """The other way round: workers where the map-style test has none, in the middle of an epoch."""
-    shards = write_parquet(work / "data", work / "shards")
+@pytest.mark.parametrize(("processes", "cuts"), [(1, [(2, 3), (0, 6)]), (2, [(2, 3)])])
+def test_killed_run_on_a_stream_equals_an_uninterrupted_one(work, tmp_path, processes, cuts):
+    shards = write_parquet(work / "data", tmp_path / "shards")
     stream = ["--dataset", shards, "--streaming", "--shuffle_buffer", 4]
-    finish(command(work, "whole_stream", 1, *stream))
-    for workers, step in ((2, 3), (0, 6)):
-        name = f"cut_stream_{workers}_{step}"
-        parts = command(work, name, 1, *stream, "--resume", "--dataloader_num_workers", workers)
-        kill_at(parts, work / name / f"checkpoint-{step}")
+    whole = tmp_path / "whole"
+    finish(command(tmp_path, whole.name, processes, "--model", work / "tiny", *stream))
+    for workers, step in cuts:
+        name = f"cut_{workers}_{step}"
+        parts = command(tmp_path, name, processes, "--model", work / "tiny", *stream)
+        parts += ["--resume", "--dataloader_num_workers", str(workers)]
+        kill_at(parts, tmp_path / name / f"checkpoint-{step}")
         finish(parts)
-        assert_same_run(work / "whole_stream", work / name, 1)
+        assert_same_run(whole, tmp_path / name, processes)
 
 
 @pytest.mark.slow
