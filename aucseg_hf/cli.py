@@ -1,6 +1,5 @@
 """What the scripts share: recipes, one-sentence errors, whole files."""
 
-import difflib
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ import torch
 import yaml
 from transformers import HfArgumentParser
 
-from aucseg_hf.errors import InputError
+from aucseg_hf.errors import InputError, did_you_mean
 
 
 def run(main: Callable[[list[str]], None]) -> int:
@@ -83,13 +82,8 @@ def parse_with_recipe(
         raise InputError(str(error)) from error
     if unknown:
         name = unknown[0].partition("=")[0]
-        raise InputError(f"unknown option {name}{_nearest(name.lstrip('-'), names)}")
+        raise InputError(f"unknown option {name}{did_you_mean(name.lstrip('-'), names)}")
     return tuple(parsed)
-
-
-def _nearest(name: str, names: Sequence[str]) -> str:
-    nearest = difflib.get_close_matches(name, names, n=1)
-    return f", did you mean {nearest[0]!r}?" if nearest else ""
 
 
 def _show_first(parser: HfArgumentParser, groups: Mapping[str, Sequence[str]]) -> None:
@@ -118,7 +112,7 @@ def read_recipe(path: Path, names: Sequence[str]) -> dict[str, Any]:
         raise InputError(f"expected `name: value` lines in the recipe {path}")
     for key in recipe:
         if key not in names:
-            hint = _nearest(str(key), names)
+            hint = did_you_mean(str(key), names)
             raise InputError(f"unknown key {key!r} in the recipe {path}{hint}")
     return recipe
 

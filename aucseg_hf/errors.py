@@ -1,6 +1,7 @@
 """The exception that means "the input is wrong", which scripts report in one sentence."""
 
-from collections.abc import Iterable
+import difflib
+from collections.abc import Iterable, Sequence
 
 
 class InputError(ValueError):
@@ -16,3 +17,9 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> str:
     if value not in choices:
         raise InputError(f"expected {name} to be one of {', '.join(choices)}, got {value!r}")
     return value
+
+
+def did_you_mean(name: str, names: Sequence[str]) -> str:
+    """The end of a sentence about an unknown name: the nearest known one, or nothing."""
+    nearest = difflib.get_close_matches(name, names, n=1)
+    return f", did you mean {nearest[0]!r}?" if nearest else ""

@@ -53,7 +53,13 @@ def _from_array(array: np.ndarray) -> PIL.Image.Image:
 def _upright_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
     if image.getexif().get(PIL.ExifTags.Base.Orientation, 1) != 1:
         image = PIL.ImageOps.exif_transpose(image)
+    return to_rgb(image)
+
+
+def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Gives an RGB image of one of any mode; of 16-bit levels the high byte is kept."""
     if image.mode.startswith("I"):
-        # Pillow would clip at 255 instead.
-        image = PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        # Pillow's own conversion clips at 255: every 16-bit image would come out white.
+        levels = np.asarray(image).astype(np.int64) >> 8
+        image = PIL.Image.fromarray(levels.clip(0, 255).astype(np.uint8))
     return image if image.mode == "RGB" else image.convert("RGB")

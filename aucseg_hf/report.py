@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from aucseg_hf.cli import whole_file
@@ -87,8 +88,9 @@ def _samples(
     """Image, label and prediction of a few evaluation images, spread over the set."""
     count = min(_SAMPLES, len(dataset))
     indices = [i * len(dataset) // count for i in range(count)]
-    labels = [dataset.read(i)[1].numpy() for i in indices]
-    images = [dataset.records[i]["image"].convert("RGB") for i in indices]
+    pairs = [dataset.read(i) for i in indices]
+    images = [PIL.Image.fromarray(image.permute(1, 2, 0).numpy()) for image, _ in pairs]
+    labels = [label.numpy() for _, label in pairs]
     predictions = predict(model, processor, images)
     colors = color_map(info.num_labels, info.palette)
     return sample_grid(images, labels, predictions, colors, info.class_names)

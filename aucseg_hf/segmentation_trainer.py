@@ -1,6 +1,5 @@
 """SegmentationTrainer: optimisation, logs and evaluation as segmentation needs them."""
 
-import difflib
 import math
 import random
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from aucseg_hf.backbones import has_spare_parameters, ignore_index_of
 from aucseg_hf.callbacks import EpochCallback, ProgressBar
 from aucseg_hf.data.dataset import collate
-from aucseg_hf.errors import InputError
+from aucseg_hf.errors import InputError, did_you_mean
 from aucseg_hf.failures import (
     NonFiniteLoss,
     culprit,
@@ -327,8 +326,7 @@ class SegmentationTrainer(ResumableTrainer):
         wanted = self.args.metric_for_best_model
         names = [name.removeprefix("eval_") for name in metrics]
         if wanted is not None and wanted.removeprefix("eval_") not in names:
-            nearest = difflib.get_close_matches(wanted, names, n=1)
-            hint = f", did you mean {nearest[0]!r}?" if nearest else ""
+            hint = did_you_mean(wanted, names)
             raise InputError(
                 f"no measure {wanted!r} for metric_for_best_model{hint}: expected one of {names}"
             )

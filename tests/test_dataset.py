@@ -5,6 +5,7 @@ import torch
 from conftest import tiny_config, write_pairs
 from test_trainer import make_trainer
 from torch.utils.data import DataLoader
+from torchvision.transforms.v2.functional import pil_to_tensor
 from transformers import SegformerImageProcessor
 
 from aucseg_hf import (
@@ -13,11 +14,15 @@ from aucseg_hf import (
     InputError,
     SegmentationDataset,
     TrainAugmentation,
+    images,
     load_benchmark,
 )
 from aucseg_hf.cli import run
 from aucseg_hf.data import LabelRule, collate
-from aucseg_hf.data.examples import to_rgb
+
+
+def to_rgb(image):
+    return pil_to_tensor(images.to_rgb(image))
 
 
 def dataset_of(folder, split="train", **options):

@@ -1,6 +1,5 @@
 """load_benchmark: a benchmark by its name, or anybody's own data, with its classes."""
 
-import difflib
 import inspect
 import re
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from aucseg_hf.data.layouts import find_files
 from aucseg_hf.data.metadata import find_tables, read_table
 from aucseg_hf.data.scene_records import load_scenes
 from aucseg_hf.data.webdataset import find_tars, load_tars
-from aucseg_hf.errors import InputError
+from aucseg_hf.errors import InputError, did_you_mean
 
 NAMES = ("scenes", *ROWS)
 """The benchmarks that `load_benchmark` knows by name."""
@@ -177,8 +176,7 @@ def _choose_loader(name_or_path: str | Path, streaming: bool) -> Callable[..., A
         return partial(load_table, path, streaming)
     if isinstance(name_or_path, str) and re.fullmatch(r"[\w.-]*\w/[\w.-]*\w", name):
         return partial(load_table, name, streaming)
-    nearest = difflib.get_close_matches(name, NAMES, n=1)
-    hint = f", did you mean {nearest[0]!r}?" if nearest else ":"
+    hint = did_you_mean(name, NAMES) or ":"
     raise InputError(
         f"no such folder or benchmark {name}{hint} expected one of {', '.join(NAMES)}, a folder, "
         "a parquet file or a hub id OWNER/NAME"

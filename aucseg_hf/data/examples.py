@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import PIL.Image
 import torch
 from torchvision.transforms.v2 import functional as F
 from transformers import BaseImageProcessor
@@ -13,6 +12,7 @@ from aucseg_hf.data.augment import TrainAugmentation
 from aucseg_hf.data.labels import LabelRule
 from aucseg_hf.data.records import decode
 from aucseg_hf.errors import InputError
+from aucseg_hf.images import to_rgb
 
 
 class ExampleMaker:
@@ -69,7 +69,7 @@ class ExampleMaker:
         """
         image, name = decode(record["image"], f"{split} {index}")
         label, label_name = decode(record["label"], f"label {index}")
-        pixels = to_rgb(image)
+        pixels = F.pil_to_tensor(to_rgb(image))
         ids = torch.from_numpy(self.label_rule(label, label_name))
         if pixels.shape[1:] != ids.shape:
             raise InputError(
@@ -100,12 +100,3 @@ class ExampleMaker:
             image = image.flip(0)
         pixel_values = (image - self._shift).div_(self._scale)
         return {"pixel_values": pixel_values, "labels": label.long(), "name": name}
-
-
-def to_rgb(image: PIL.Image.Image) -> torch.Tensor:
-    """Decoded image of any mode as uint8 [3, H, W]; of 16-bit levels the high byte is kept."""
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        # Pillow's own conversion clips at 255: every 16-bit image would come out white.
-        grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
-        image = PIL.Image.fromarray(grey)
-    return F.pil_to_tensor(image if image.mode == "RGB" else image.convert("RGB"))
